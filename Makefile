@@ -1,0 +1,52 @@
+# What a developer types. `make` alone lists the targets.
+
+# As environment variables too: PYTHON=python3.12 make setup
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+venv := .venv
+bin := $(venv)/bin
+# Newer than pyproject.toml: the environment is the one that file asks for.
+stamp := $(venv)/.made-from-pyproject
+
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help prepare setup demo lint test clean
+# The targets are steps in an order; with -j the lint would run before its tools are there.
+.NOTPARALLEL:
+
+help: ## list the targets
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@echo 'Arguments for pytest: make test PYTEST_ARGS="-k cluster"'
+
+prepare:
+	@.ci/prepare
+
+setup: prepare $(stamp) ## install what is missing (PostgreSQL, .venv)
+
+$(stamp): pyproject.toml
+	@echo 'Making $(venv) ...'
+	@$(PYTHON) -m venv --clear $(venv)
+	@$(bin)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup ## watch a master and a slave on this machine
+	@$(bin)/pyreplica demo
+
+lint: setup ## check style, types and layers
+	@echo 'ruff check' && $(bin)/ruff check --quiet
+	@echo 'ruff format' && $(bin)/ruff format --check --quiet
+	@echo 'mypy' && $(bin)/mypy --no-error-summary
+	@echo 'lint-imports' && $(bin)/lint-imports --no-timing > $(venv)/lint-imports.log 2>&1 || { cat $(venv)/lint-imports.log; exit 1; }
+
+test: lint ## lint, then run the tests
+	@echo 'pytest'
+	@$(bin)/pytest $(PYTEST_ARGS)
+
+clean: ## remove everything that make and the tools made
+	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

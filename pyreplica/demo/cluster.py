@@ -1,0 +1,499 @@
+"""Throw-away PostgreSQL servers, for the demo and for the tests.
+
+A :class:`Cluster` is a real server with a folder of its own, made by the installed PostgreSQL's
+initdb and gone without a trace after :meth:`Cluster.destroy`. It needs no rights: run by root, the
+server belongs to the account `postgres`, because PostgreSQL refuses to run as root; run by anybody
+else it is theirs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from pyreplica.errors import PyReplicaError, TimedOut
+
+OLDEST_MAJOR = 13
+"""The oldest major version of PostgreSQL that PyReplica works with."""
+
+_SERVERS = Path("/usr/lib/postgresql")
+_SHARED_FILES = Path("/usr/share/postgresql")
+_ROOTS_ACCOUNT = "postgres"
+
+# Below the range Linux takes the ports of outgoing connections from (net.ipv4.ip_local_port_range),
+# so that none of these can take a server's port while it is stopped.
+_PORTS = range(16384, 32768)
+
+_LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path of unix(7), without its closing NUL
+# What can stand in a connection string and in unix_socket_directories, where commas separate.
+_PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
+
+# Seconds. Generous, for slow and busy machines: a limit is there to end what hangs.
+_INITDB_LIMIT = 300.0
+_PG_CTL_LIMIT = 120.0
+_PSQL_LIMIT = 300.0
+
+_LOG_TAIL_BYTES = 8192
+_LOG_TAIL_LINES = 30
+
+# A prepared transaction keeps DROP DATABASE from working, even WITH (FORCE), and can only be rolled
+# back from inside its database.
+_DROP_DATABASE = r"""
+SELECT count(*) > 0 AS prepared FROM pg_prepared_xacts WHERE database = :'name' \gset
+\if :prepared
+    \connect :"name"
+    SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts
+    WHERE database = current_database() \gexec
+    \connect postgres
+\endif
+DROP DATABASE :"name" WITH (FORCE);
+"""
+
+StopMode = Literal["smart", "fast", "immediate"]
+"""How a server is stopped, as in pg_ctl's manual page: "immediate" is a crash."""
+
+
+def find_binaries() -> Path:
+    """Find the programs of the newest installed PostgreSQL that has PL/Python.
+
+    Looked for where Debian has them. The environment variable PYREPLICA_PG_BIN names another
+    folder, which is then taken as it is.
+
+    Returns:
+        The folder that holds initdb, pg_ctl and psql.
+
+    Raises:
+        PyReplicaError: there is none; the hint names the packages to install.
+    """
+    if chosen := os.environ.get("PYREPLICA_PG_BIN"):
+        if not (Path(chosen) / "initdb").is_file():
+            raise PyReplicaError(
+                "there is no initdb in the folder that PYREPLICA_PG_BIN names",
+                where=chosen,
+                hint="name the folder of a PostgreSQL server's programs, or unset the variable",
+            )
+        return Path(chosen)
+
+    installed = {
+        int(initdb.parent.parent.name): initdb.parent
+        for initdb in _SERVERS.glob("*/bin/initdb")
+        if initdb.parent.parent.name.isdecimal()
+    }
+    usable = [major for major in installed if major >= OLDEST_MAJOR]
+    complete = [major for major in usable if _plpython_control(major).is_file()]
+    if complete:
+        return installed[max(complete)]
+    if usable:
+        hint = f"install the package postgresql-plpython3-{max(usable)}"
+    else:
+        hint = "install the packages postgresql and postgresql-plpython3-<its major version>"
+    raise PyReplicaError(
+        f"no PostgreSQL {OLDEST_MAJOR} or newer with the language plpython3u is installed",
+        hint=f"{hint}, or set PYREPLICA_PG_BIN to the folder of a PostgreSQL of your own",
+    )
+
+
+class Cluster:
+    """A throw-away PostgreSQL server: made by :meth:`create`, removed by :meth:`destroy`.
+
+    It ends with the process that made it, whether that returns, exits or raises; only a signal that
+    kills without a chance to clean up leaves the server behind. Threads may share it, though not
+    start and stop it at the same time. As a context manager it is destroyed at the end.
+
+    Attributes:
+        name: what it was called in :meth:`create`; also PostgreSQL's cluster_name.
+        port: the TCP port on 127.0.0.1, also part of the socket's name; it stays the same.
+        socket_directory: the folder of the unix socket.
+        log_path: what the server wrote, from all its starts.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        home: Path,
+        socket_directory: Path,
+        port: int,
+        binaries: Path,
+        account: pwd.struct_passwd | None,
+    ) -> None:
+        """Take over a folder that :meth:`create` made; not to be called by others."""
+        self.name = name
+        self.port = port
+        self.socket_directory = socket_directory
+        self.log_path = home / "server.log"
+        self._home = home
+        self._data = home / "data"
+        self._binaries = binaries
+        self._account = account
+        self._owner = os.getpid()
+        atexit.register(self._at_exit)
+
+    @classmethod
+    def create(
+        cls, directory: Path, name: str, settings: Mapping[str, str] | None = None
+    ) -> Cluster:
+        """Make a server, without starting it.
+
+        Its superuser is `postgres`, who needs no password on the socket (only the caller can reach
+        that) nor on 127.0.0.1 (everybody on the machine can reach that). Encoding UTF8, locale
+        C.UTF-8.
+
+        Args:
+            directory: where its folder is made. Called by root, the account `postgres` must be able
+                to pass through this folder and those above it.
+            name: the name of its folder, which must not be there yet.
+            settings: lines for postgresql.conf, each value as one would SET it, without quotes.
+
+        Raises:
+            PyReplicaError: no PostgreSQL is installed, or initdb failed.
+        """
+        binaries = find_binaries()
+        account = _account_for_root() if os.geteuid() == 0 else None
+        home = Path(directory).absolute() / name
+        try:
+            home.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise PyReplicaError(
+                f"the folder for a server cannot be made: {error.strerror}", where=str(home)
+            ) from error
+
+        cluster = cls(
+            name=name,
+            home=home,
+            socket_directory=_socket_directory(home),
+            port=_free_port(),
+            binaries=binaries,
+            account=account,
+        )
+        try:
+            cluster._initialise(settings or {})
+        except BaseException:
+            cluster._remove()
+            raise
+        return cluster
+
+    def start(self) -> None:
+        """Start the server and wait until it takes connections; nothing to do where it runs.
+
+        Raises:
+            PyReplicaError: it did not start; the details are the end of its log.
+        """
+        if self.running:
+            return
+        # -l is what keeps this from hanging: the server's output goes there, and not into the pipes
+        # that pg_ctl's output is read from, which would stay open for as long as the server runs.
+        self._pg_ctl("start", "-l", str(self.log_path))
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server and wait for its end; nothing to do where it does not run.
+
+        Args:
+            mode: "smart" waits for the clients to leave, "fast" ends their sessions, "immediate" is
+                a crash that the next start recovers from.
+
+        Raises:
+            PyReplicaError: it did not stop in time; the details are the end of its log.
+        """
+        if self.running:
+            self._pg_ctl("stop", "-m", mode)
+
+    def restart(self) -> None:
+        """Stop the server as "fast" does, and start it."""
+        self.stop()
+        self.start()
+
+    def destroy(self) -> None:
+        """End the server and remove everything it had; nothing to do where that was done before."""
+        self.stop("immediate")
+        self._remove()
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there (it may be starting or stopping)."""
+        # pg_ctl knows the traps: a pid file left by a crash, and its pid taken by somebody else.
+        status = ("pg_ctl", "status", "-D", str(self._data))
+        return self._home.exists() and self._run(*status, check=False).returncode == 0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server's first process, the postmaster.
+
+        Raises:
+            PyReplicaError: the server does not run.
+        """
+        try:
+            first_line, *_ = (self._data / "postmaster.pid").read_text().splitlines()
+        except (OSError, ValueError) as error:
+            raise PyReplicaError("the server does not run", where=self._where) from error
+        return int(first_line)
+
+    def binary(self, name: str) -> Path:
+        """Find a program of this server's PostgreSQL, for instance pgbench.
+
+        Raises:
+            PyReplicaError: there is no such program.
+        """
+        path = self._binaries / name
+        if not path.is_file():
+            raise PyReplicaError(f"PostgreSQL has no program {name} here", where=str(path))
+        return path
+
+    def dsn(
+        self,
+        dbname: str = "postgres",
+        *,
+        user: str = "postgres",
+        tcp: bool = False,
+        **extra: str | int,
+    ) -> str:
+        """Write the connection string of one of the server's databases.
+
+        Args:
+            dbname: the database's name, as it is.
+            user: the role to connect as.
+            tcp: through 127.0.0.1 rather than the unix socket.
+            extra: further parameters of libpq, for instance application_name="demo".
+
+        Returns:
+            Keyword/value pairs for libpq, quoted where they need it.
+        """
+        host = "127.0.0.1" if tcp else str(self.socket_directory)
+        parameters: dict[str, str | int]
+        parameters = {"host": host, "port": self.port, "user": user, "dbname": dbname, **extra}
+        return " ".join(f"{key}={_conninfo_value(str(it))}" for key, it in parameters.items())
+
+    def psql(
+        self,
+        *args: str,
+        dbname: str = "postgres",
+        input: str | None = None,
+        check: bool = True,
+        timeout: float = _PSQL_LIMIT,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run psql as the superuser, without a psqlrc, stopping at the first error.
+
+        Args:
+            args: further arguments, for instance "-Atc", "SELECT 1" or "-f", "some.sql"; files are
+                read with the caller's rights and from the caller's current folder.
+            dbname: the database to run it in.
+            input: what psql reads from its standard input; empty where not given.
+            check: whether a failure is raised.
+            timeout: the time limit, in seconds.
+
+        Returns:
+            What psql wrote (stdout, stderr) and its exit status (returncode).
+
+        Raises:
+            TimedOut: it took longer than the time limit.
+            PyReplicaError: psql failed; the details are what it wrote to stderr.
+        """
+        options = ("-X", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname, connect_timeout=30))
+        return self._run(
+            *("psql", *options, *args), input=input, check=check, timeout=timeout, as_caller=True
+        )
+
+    def create_database(self, name: str) -> None:
+        """Make an empty database.
+
+        Raises:
+            PyReplicaError: it is there already, or the server cannot be reached.
+        """
+        self.psql("-q", "-v", f"name={name}", input='CREATE DATABASE :"name";')
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database together with its sessions and its prepared transactions.
+
+        Raises:
+            PyReplicaError: it is not there, or the server cannot be reached.
+        """
+        self.psql("-q", "-v", f"name={name}", input=_DROP_DATABASE)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.destroy()
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name} in {self._home}, port {self.port}>"
+
+    @property
+    def _where(self) -> str:
+        return f"PostgreSQL server {self.name}"
+
+    def _initialise(self, settings: Mapping[str, str]) -> None:
+        if account := self._account:
+            for folder in (self._home, self.socket_directory):
+                os.chown(folder, account.pw_uid, account.pw_gid)
+        self._run(
+            *("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--no-sync"),
+            *("--encoding=UTF8", "--locale=C.UTF-8"),
+            timeout=_INITDB_LIMIT,
+            hint=f"the account {account.pw_name} must be able to reach {self._home}"
+            if account
+            else "",
+        )
+        all_settings = {
+            "cluster_name": self.name,
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.socket_directory),
+            **settings,
+        }
+        with (self._data / "postgresql.conf").open("a", encoding="utf-8") as conf:
+            conf.writelines(f"{key} = {_conf_value(it)}\n" for key, it in all_settings.items())
+
+    def _pg_ctl(self, action: Literal["start", "stop"], *args: str) -> None:
+        """Run pg_ctl and wait until the server has done it."""
+        limit = ("-w", "-t", str(int(_PG_CTL_LIMIT)))
+        try:
+            # pg_ctl keeps the limit itself, and then says what it waited for; ours is behind it.
+            self._run(
+                *("pg_ctl", action, "-D", str(self._data), *limit, *args),
+                timeout=_PG_CTL_LIMIT + 30,
+            )
+        except PyReplicaError as error:
+            raise PyReplicaError(
+                f"the server did not {action}",
+                where=self._where,
+                hint=f"its log is {self.log_path}",
+                details=self._log_tail() or error.details,
+            ) from error
+
+    def _run(
+        self,
+        program: str,
+        *args: str,
+        input: str | None = None,
+        check: bool = True,
+        timeout: float = _PG_CTL_LIMIT,
+        hint: str = "",
+        as_caller: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of PostgreSQL's programs, as the account that owns the server unless told."""
+        account = None if as_caller else self._account
+        try:
+            done = subprocess.run(
+                [self.binary(program), *args],
+                # A folder the account can be in; it may not get into the caller's.
+                cwd=None if as_caller else self._home,
+                env=self._environment(),
+                input=input or "",  # never the caller's terminal
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout,
+                check=False,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(
+                f"{program} did not end within {timeout:g} seconds",
+                where=self._where,
+                details=self._log_tail(),
+            ) from error
+        if check and done.returncode != 0:
+            raise PyReplicaError(
+                f"{program} failed with status {done.returncode}",
+                where=self._where,
+                hint=hint,
+                details=(done.stderr or done.stdout).strip(),
+            )
+        return done
+
+    def _environment(self) -> dict[str, str]:
+        """Build the whole environment of servers and clients: nothing of the caller's gets through.
+
+        Otherwise PG* variables would change where a client connects to, LANG and LC_* the language
+        of messages, and PATH which Python's library plpython3u finds for its own.
+        """
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self._home)}
+
+    def _log_tail(self) -> str:
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, self.log_path.stat().st_size - _LOG_TAIL_BYTES))
+                tail = log.read().decode(errors="replace")
+        except OSError:
+            return ""  # not started yet
+        return "\n".join(tail.splitlines()[-_LOG_TAIL_LINES:])
+
+    def _remove(self) -> None:
+        for folder in (self.socket_directory, self._home):
+            if folder.exists():
+                shutil.rmtree(folder)
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        # A fork (a daemon going into the background, say) inherits this, but not the server.
+        if os.getpid() == self._owner:
+            self.destroy()
+
+
+def _plpython_control(major: int) -> Path:
+    return _SHARED_FILES / str(major) / "extension" / "plpython3u.control"
+
+
+def _account_for_root() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(_ROOTS_ACCOUNT)
+    except KeyError:
+        raise PyReplicaError(
+            f"there is no account {_ROOTS_ACCOUNT}, and PostgreSQL does not run as root",
+            hint="Debian's package postgresql makes it; or run this as an ordinary user",
+        ) from None
+
+
+def _free_port() -> int:
+    """Choose a TCP port that nobody listens on. At random, so that two choosers hardly meet."""
+    for _ in range(100):
+        port = secrets.choice(_PORTS)  # not `random`, which tests seed
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise PyReplicaError(
+        f"no free port was found among {_PORTS.start} to {_PORTS.stop - 1}", where="127.0.0.1"
+    )
+
+
+def _socket_directory(home: Path) -> Path:
+    """Choose the folder of the sockets: the server's own, unless a socket cannot be there."""
+    longest_name = home / f".s.PGSQL.{_PORTS.stop}"
+    if len(os.fsencode(longest_name)) <= _LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(home)):
+        return home
+    # Not where TMPDIR says, which may be as long.
+    return Path(tempfile.mkdtemp(prefix="pyreplica-", dir="/tmp"))
+
+
+def _conninfo_value(value: str) -> str:
+    """Quote a value for libpq (the PostgreSQL manual, "Keyword/Value Connection Strings")."""
+    if re.fullmatch(r"[^\s'\\]+", value):
+        return value
+    return "'" + re.sub(r"(['\\])", r"\\\1", value) + "'"
+
+
+def _conf_value(value: str) -> str:
+    """Quote a value for postgresql.conf (the PostgreSQL manual, "Parameter Names and Values")."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

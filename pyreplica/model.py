@@ -1,0 +1,224 @@
+"""What the layers hand to each other: plain frozen values, without any database in them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+SQL_VERSION = 1
+"""The version of the installed SQL that this release works with (see replica_version)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A ``pg_snapshot``: which transactions had ended at a moment of the master.
+
+    Source: PostgreSQL manual, "System Information Functions", pg_snapshot components.
+
+    Args:
+        xmin: every transaction below it had ended.
+        xmax: no transaction from it on had ended.
+        running: those between that had not.
+    """
+
+    xmin: int
+    xmax: int
+    running: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """Read PostgreSQL's text form, ``xmin:xmax:running,...``."""
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), tuple(int(x) for x in running.split(",") if x))
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, self.running))}"
+
+    def sees(self, txid: int) -> bool:
+        """Whether what that transaction did (if it committed) is visible."""
+        return txid < self.xmin or (txid < self.xmax and txid not in self.running)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Snapshots of one server are totally ordered by this: later ones see more."""
+        return (self.xmax, self.xmin, -len(self.running))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A moment of the master.
+
+    Args:
+        snapshot: what was visible.
+        log_id: where the sequence of the log's ids stood, for sizing; never a position by itself.
+        at: the master's clock.
+    """
+
+    snapshot: Snapshot
+    log_id: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A position that a batch ended at.
+
+    Args:
+        batch: the batch's number, counted from the first one ever of the replication.
+        position: the master's moment that the slave equals.
+    """
+
+    batch: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which database it is, whatever name or address it was reached by."""
+
+    system: str
+    database: str
+
+    def __str__(self) -> str:
+        return f"database {self.database} of system {self.system}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a server is, as far as replication cares.
+
+    Args:
+        version: server_version_num.
+        standby: it is in recovery and cannot be written.
+        prepared_transactions: max_prepared_transactions.
+        superuser: whether the session's role is one.
+        role: the session's role.
+        encoding: the database's encoding.
+    """
+
+    version: int
+    standby: bool
+    prepared_transactions: int
+    superuser: bool
+    role: str
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The master's record of one slave (``replica_slave``)."""
+
+    bit: int
+    slave: Identity
+    ready: bool
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The slave's record of itself (``replica_cursor``)."""
+
+    id: int
+    master: Identity
+    ready: bool
+    made_schema: bool
+    cursor: Cursor | None
+    changes: int
+    last_batch_changes: int
+    applied_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedTable:
+    """A generation of a table that is captured on the master (``replica_table``)."""
+
+    id: int
+    schema: str
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    active: bool
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveColumn:
+    """A column of a table on the slave.
+
+    Args:
+        type: the type's name without a length, as SQL.
+        input: the type's input function as SQL when a cast from text would call another one.
+        equal: the key index's equality as SQL, for key columns.
+        identity_always: GENERATED ALWAYS AS IDENTITY; it can be inserted, not updated.
+    """
+
+    name: str
+    type: str
+    input: str | None
+    equal: str | None
+    generated: bool
+    identity_always: bool
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveTable:
+    """A table of the slave, as its statements need it."""
+
+    schema: str
+    name: str
+    partitioned: bool
+    columns: Mapping[str, SlaveColumn]
+    has_key: bool
+    other_unique: bool
+    referenced_by: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class Change(NamedTuple):
+    """A row of the log, as it is fetched. ``key`` and ``row`` are the text of jsonb objects."""
+
+    id: int
+    table: int
+    op: str
+    key: str
+    row: str | None
+
+
+class State(enum.Enum):
+    """What a replication is doing."""
+
+    CONNECTING = "connecting"
+    CATCHING_UP = "catching up"
+    WAITING = "waiting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Step(enum.Enum):
+    """The points of a batch between which a crash is survived; see docs/protocol.md."""
+
+    FETCHED = "fetched"
+    PREPARED = "prepared"
+    CONFIRMED = "confirmed"
+    COMMITTED = "committed"
+    RECOVERED = "recovered"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One replication at one moment; what the loop publishes and everything that shows it reads."""
+
+    replication: str
+    state: State
+    batch: int = 0
+    changes: int = 0
+    error: str | None = None

@@ -1,0 +1,1 @@
+"""One replication: its loop and recovery, the initial copy, and the comparison."""

@@ -1,0 +1,211 @@
+"""The loop of one replication: catch up, sleep, wake, reconnect.
+
+Sleeping without losing a wake-up: the doorbell's bit is set first, then the log is read once more,
+and again until every transaction that was running at that reading has ended. A writer has then
+either seen the bit and rings, or was among those. While the daemon is awake on a busy master the
+bit is clear, because a NOTIFY takes a lock of the whole cluster through its commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pyreplica.backoff import Backoff
+from pyreplica.config import ReplicationConfig
+from pyreplica.errors import PyReplicaError, Unreachable
+from pyreplica.model import State, Status, Step
+from pyreplica.replication.session import Session
+from pyreplica.replication.wakeup import Wakeup
+from pyreplica.slave import Slave
+
+BUSY_AFTER = 4
+"""So many batches in a row without an empty reading, and the writers are not to ring."""
+LOOK_FIRST = 0.002
+LOOK_LONGEST = 1.0
+"""While old transactions run out, the log is looked at after this many seconds, doubling."""
+ROTATE_EVERY = 5.0
+"""The log's segments are looked after at most this often, seconds."""
+
+
+class Replication:
+    """Runs one replication until it is told to stop.
+
+    Args:
+        config: the replication.
+        observe: told of each step of each batch.
+        publish: given a new status whenever it changes.
+        backoff: the delays between tries; made from the configuration when left out.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        config: ReplicationConfig,
+        *,
+        observe: Callable[[Step, int], None] = lambda step, batch: None,
+        publish: Callable[[Status], None] = lambda status: None,
+        backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.status = Status(config.name, State.CONNECTING)
+        self._observe = observe
+        self._publish = publish
+        self._backoff = backoff or Backoff(config.retry_first, config.retry_max)
+        self._clock = clock
+        self._stop = Wakeup()
+        self._session: Session | None = None
+        self._lock = threading.Lock()
+        self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._rotated = -ROTATE_EVERY
+
+    # For other threads
+
+    def stop(self) -> None:
+        """Finish the batch at hand and end."""
+        self._stop.set()
+
+    def cancel(self) -> None:
+        """Abandon the batch at hand: break off what the servers are executing."""
+        with self._lock:
+            if self._session is not None:
+                self._session.cancel()
+
+    # The loop
+
+    def run(self) -> PyReplicaError | None:
+        """Replicate until stopped.
+
+        Returns:
+            The error that ended it, or None when it was stopped.
+        """
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._connected()
+                except PyReplicaError as error:
+                    if self._stop.is_set():
+                        break
+                    self._failed(error)
+                    if not error.retry:
+                        return error
+                    delay = self._backoff.delay()
+                    self._log.info("next try in %.1f s", delay)
+                    self._stop.wait(delay)
+            self._set_state(State.STOPPED)
+            return None
+        finally:
+            self._stop.close()
+
+    def _connected(self) -> None:
+        """One life of the two connections."""
+        self._set_state(State.CONNECTING)
+        session = Session(self.config, self._observe)
+        with self._lock:
+            self._session = session
+        try:
+            session.master.listen()
+            self._set_state(State.CATCHING_UP, session)
+            session.slave.set_status("running")
+            self._log.info("connected, at batch %d", session.cursor.batch)
+            while not self._stop.is_set():
+                self._catch_up(session)
+                self._sleep(session)
+            session.slave.set_status("stopped")
+        finally:
+            with self._lock:
+                self._session = None
+            session.close()
+
+    def _catch_up(self, session: Session) -> None:
+        """Move batches with the doorbell off until a reading finds nothing."""
+        session.master.set_doorbell(session.bit, False)
+        while not self._stop.is_set() and self._step(session):
+            pass
+
+    def _sleep(self, session: Session) -> None:
+        """Sleep and move what wakes us, until it is so much that ringing costs too much."""
+        if self._stop.is_set():
+            return
+        session.master.set_doorbell(session.bit, True)
+        unsettled: set[int] | None = None
+        pause = LOOK_FIRST
+        in_a_row = 0
+        while not self._stop.is_set():
+            moved, running = self._step_and_running(session)
+            unsettled = running if unsettled is None else unsettled & running
+            if moved:
+                in_a_row += 1
+                if in_a_row >= BUSY_AFTER:
+                    return
+                continue
+            in_a_row = 0
+            if unsettled:
+                self._wait(session, pause)
+                pause = min(pause * 2, LOOK_LONGEST)
+            else:
+                self._set_state(State.WAITING, session)
+                self._observe(Step.WAITING, session.cursor.batch)
+                self._wait(session, self.config.keepalive)
+
+    def _step(self, session: Session) -> int:
+        return self._step_and_running(session)[0]
+
+    def _step_and_running(self, session: Session) -> tuple[int, set[int]]:
+        moved, position = session.step()
+        if moved:
+            self._backoff.reset()
+            self._set_state(State.CATCHING_UP, session)
+            now = self._clock()
+            if now - self._rotated >= ROTATE_EVERY:
+                self._rotated = now
+                session.rotate_log()
+        return moved, set(position.snapshot.running)
+
+    def _wait(self, session: Session, timeout: float) -> None:
+        session.master.connection.wait(timeout, self._stop, session.slave.connection)
+
+    # Status
+
+    def _set_state(self, state: State, session: Session | None = None) -> None:
+        batch, changes = self.status.batch, self.status.changes
+        error = self.status.error
+        if session is not None:
+            batch, changes, error = session.cursor.batch, session.changes, None
+        status = Status(self.config.name, state, batch, changes, error)
+        if status != self.status:
+            self.status = status
+            self._publish(status)
+
+    def _failed(self, error: PyReplicaError) -> None:
+        repeated = self.status.error == error.line
+        self._log.log(
+            logging.INFO if repeated else logging.ERROR,
+            "%s%s",
+            error.line,
+            f" ({error.hint})" if error.hint else "",
+        )
+        if error.details and not repeated:
+            self._log.info("%s", error.details)
+        self.status = Status(
+            self.config.name, State.FAILED, self.status.batch, self.status.changes, error.line
+        )
+        self._publish(self.status)
+        if not isinstance(error, Unreachable):
+            self._record(error)
+
+    def _record(self, error: PyReplicaError) -> None:
+        """Write the error down on the slave, where `status` finds it; if that can be done."""
+        try:
+            slave = Slave(self.config)
+        except PyReplicaError:
+            return
+        try:
+            slave.set_status("failed", error.line)
+        except PyReplicaError as another:
+            self._log.debug("the error could not be recorded: %s", another)
+        finally:
+            slave.close()

@@ -1,0 +1,237 @@
+"""A connected replication: both sides, recovered and agreed on where they stand.
+
+The order of a batch is what the promise of exactly once rests on (docs/protocol.md):
+
+1. the slave applies the batch, moves its cursor and prepares the transaction;
+2. the master records the batch as confirmed: the decision;
+3. the slave commits what it prepared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pyreplica.config import CommitMode, ReplicationConfig
+from pyreplica.errors import ApplyError, DatabaseError, NotInstalled, PyReplicaError, Refused
+from pyreplica.master import Master
+from pyreplica.model import Applied, CapturedTable, Confirmed, Cursor, Position, Step
+from pyreplica.slave import Slave
+from pyreplica.slave.apply import Applier
+from pyreplica.slave.statements import TableStatements, misfit
+
+Observer = Callable[[Step, int], None]
+"""Told of each step with the batch's number, after the step is done."""
+
+
+class Session:
+    """Connects both sides, decides what a crash left undecided, and moves batches.
+
+    Args:
+        config: the replication.
+        observe: told of each step.
+
+    Raises:
+        Unreachable: a side cannot be reached.
+        NotInstalled, Refused: the two sides do not belong together; nothing was changed.
+    """
+
+    def __init__(self, config: ReplicationConfig, observe: Observer) -> None:
+        self._config = config
+        self._observe = observe
+        self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._tables: dict[int, TableStatements | None] = {}
+        self._left_out: set[str] = set()
+        self.master = Master(config)
+        try:
+            self.slave = Slave(config)
+        except BaseException:
+            self.master.close()
+            raise
+        try:
+            self.bit, self.cursor, applied = self._agree()
+            self.changes = applied.changes
+            self._copied = self.slave.copied_tables()
+            self._applier = Applier(self.slave, applied.id, self._statements)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End both sessions."""
+        self.master.close()
+        self.slave.close()
+
+    def cancel(self) -> None:
+        """Break off what either side is executing; for another thread."""
+        self.master.connection.cancel()
+        self.slave.connection.cancel()
+
+    # Recovery
+
+    def _agree(self) -> tuple[int, Cursor, Applied]:
+        """Bring both sides to the same batch, or refuse."""
+        self.master.check_installed()
+        self.slave.check_installed()
+        self.slave.lock()
+        self.master.lock()
+        applied, confirmed = known(self.master, self.slave)
+        self._decide(confirmed)
+        applied = self.slave.applied() or applied
+        here, there = applied.cursor, confirmed.cursor
+        if here is None:
+            raise _not_copied(self._config)
+        if here.batch == there.batch + 1 and self._config.commit is CommitMode.ONE_PHASE:
+            # the slave committed, the master was not told: the cursor alone decides
+            self.master.confirm(here)
+            there = here
+        if there.batch < here.batch:
+            raise Refused(
+                f"the master recorded batch {there.batch}, the slave has batch {here.batch}",
+                where=self._config.name,
+                hint="The master was restored from a backup, or failed over with loss: the slave "
+                "may hold what the master has lost. Copy it anew: "
+                f"`pyreplica copy {self._config.name} --truncate`.",
+            )
+        if there.batch > here.batch or there.position.snapshot != here.position.snapshot:
+            raise Refused(
+                f"the master recorded batch {there.batch}, the slave has batch {here.batch}",
+                where=self._config.name,
+                hint="The slave was restored from a backup, or its cursor was changed; the log "
+                "between the two may be gone. Copy it anew: "
+                f"`pyreplica copy {self._config.name} --truncate`.",
+            )
+        return confirmed.bit, here, applied
+
+    def _decide(self, confirmed: Confirmed) -> None:
+        """Commit the prepared batches that the master has recorded, roll back the others."""
+        for batch in self.slave.prepared():
+            if batch <= confirmed.cursor.batch:
+                self._log.info("batch %d was confirmed: commit", batch)
+                self.slave.commit_prepared(batch)
+            else:
+                self._log.info("batch %d was not confirmed: roll back", batch)
+                self.slave.rollback_prepared(batch)
+            self._observe(Step.RECOVERED, batch)
+
+    # Batches
+
+    def step(self) -> tuple[int, Position]:
+        """Move one batch, if there is anything to move.
+
+        Returns:
+            How many changes the log had for it, and the moment the log was read at.
+        """
+        fetched = self.master.fetch(self.cursor.position.snapshot)
+        if fetched.changes is None:
+            return self._large_batch(), fetched.position
+        if fetched.changes:
+            batch = Cursor(self.cursor.batch + 1, fetched.position)
+            self._observe(Step.FETCHED, batch.batch)
+            self._finish(batch, self._applier.apply(fetched.changes, batch))
+        return len(fetched.changes), fetched.position
+
+    def _large_batch(self) -> int:
+        """Move a batch through the staging table; gives the number of changes it was read for."""
+        master = self.master
+        with master.connection.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+            now = master.position()
+            until = master.cut(self.cursor, now, self._config.batch_rows)
+            batch = Cursor(self.cursor.batch + 1, until)
+            changes = master.changes(self.cursor.position.snapshot, until.snapshot)
+            staged = self._applier.stage(master.connection, changes)
+        if not staged:
+            # nothing was committed up to that cut: go on from there, it needs no batch
+            self.cursor = Cursor(self.cursor.batch, until)
+            return 1
+        self._observe(Step.FETCHED, batch.batch)
+        self._finish(batch, self._applier.apply_staged(batch))
+        return staged
+
+    def _finish(self, batch: Cursor, applied: int) -> None:
+        """The batch is prepared: decide it on the master, commit it on the slave."""
+        self._observe(Step.PREPARED, batch.batch)
+        self.master.confirm(batch)
+        self._observe(Step.CONFIRMED, batch.batch)
+        if self._config.commit is CommitMode.TWO_PHASE:
+            self.slave.commit_prepared(batch.batch)
+        self.cursor = batch
+        self.changes += applied
+        self._observe(Step.COMMITTED, batch.batch)
+
+    def _statements(self, generation: int) -> TableStatements | None:
+        """The statements of a table in the log; None when this replication leaves it out."""
+        if generation not in self._tables:
+            found = self.master.tables([generation])
+            self._tables[generation] = self._made(found[0]) if found else None
+        return self._tables[generation]
+
+    def _made(self, captured: CapturedTable) -> TableStatements | None:
+        if not self._config.includes(captured.schema, captured.name):
+            return None
+        if not self._copied.get((captured.schema, captured.name)):
+            if str(captured) not in self._left_out:
+                self._left_out.add(str(captured))
+                self._log.warning(
+                    "table %s is captured on the master but was never copied to this slave; its "
+                    "changes are passed over until `pyreplica copy` takes it along",
+                    captured,
+                )
+            return None
+        table = self.slave.describe(captured)
+        problem = misfit(captured, table)
+        if problem is not None or table is None:
+            what, hint = problem or ("", "")
+            raise ApplyError(
+                what, table=str(captured), key="", where=self.slave.connection.where, hint=hint
+            )
+        return TableStatements(captured, table)
+
+    def rotate_log(self) -> None:
+        """Look after the master's log; a failure there must not stop the replication."""
+        try:
+            done = self.master.rotate()
+        except DatabaseError as error:
+            self._log.warning("the log could not be rotated: %s", error)
+        else:
+            if done:
+                self._log.debug("a segment of the log was %s", done)
+
+
+def known(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:
+    """What the two sides say of this replication, when they speak of each other.
+
+    Raises:
+        NotInstalled: nothing was copied yet.
+        Refused: one of them knows another database as its counterpart.
+    """
+    applied, confirmed = slave.applied(), master.confirmed()
+    if applied is None or not applied.ready or confirmed is None or not confirmed.ready:
+        raise NotInstalled(
+            "the slave has not been copied yet"
+            if applied is None or not applied.ready
+            else "the master does not know this slave any more",
+            where=slave.replication,
+            hint=f"Run `pyreplica copy {slave.replication}`.",
+        )
+    for side, other, recorded in (
+        (master, "master", applied.master),
+        (slave, "slave", confirmed.slave),
+    ):
+        found = side.identity()
+        if found != recorded:
+            raise Refused(
+                f"this is {found}, but the replication was set up with {recorded}",
+                where=side.connection.where,
+                hint=f"Connect to the {other} it was copied with, or copy anew with "
+                f"`pyreplica copy {slave.replication} --truncate`.",
+            )
+    return applied, confirmed
+
+
+def _not_copied(config: ReplicationConfig) -> PyReplicaError:
+    return NotInstalled(
+        "the slave has not been copied yet",
+        where=config.name,
+        hint=f"Run `pyreplica copy {config.name}`.",
+    )

@@ -1,0 +1,281 @@
+"""What the slave is asked to do. All SQL about it is in sql/slave.sql, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyreplica import sqlfiles
+from pyreplica.config import CommitMode, ReplicationConfig
+from pyreplica.database import Connection, errorcodes, sql
+from pyreplica.errors import DatabaseError
+from pyreplica.model import (
+    Applied,
+    CapturedTable,
+    Cursor,
+    Identity,
+    Position,
+    SlaveColumn,
+    SlaveTable,
+    Snapshot,
+)
+from pyreplica.side import Side
+
+_SQL = sqlfiles.statements("slave.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStatus:
+    """What the daemon last wrote down about itself."""
+
+    state: str
+    since: datetime
+    last_error: str | None
+    last_error_at: datetime | None
+
+
+class Slave(Side):
+    """A session with the slave database of one replication.
+
+    Triggers and foreign keys stay silent in it: what they did on the master is in the log.
+    """
+
+    def __init__(self, config: ReplicationConfig) -> None:
+        connection = Connection(
+            config.slave,
+            where=f"{config.name}: slave",
+            connect_timeout=config.connect_timeout,
+            replica=True,
+        )
+        super().__init__(connection, "slave", config.name, _SQL)
+        self.commit = config.commit
+        # the planner should look rows up by key; a batch touches a small part of a large table
+        self.connection.execute("SET random_page_cost = 1.1; SET work_mem = '64MB'")
+        self._gid_prefix: str | None = None
+
+    def locked(self) -> bool:
+        """Whether somebody holds the replication's lock."""
+        return bool(self.connection.one(_SQL["locked"], {"replication": self.replication})[0])
+
+    def describe(self, captured: CapturedTable) -> SlaveTable | None:
+        """The table as it is here, or None when there is none."""
+        rows = self.connection.query(
+            _SQL["describe"],
+            {"schema": captured.schema, "table": captured.name, "key": list(captured.key)},
+        )
+        if not rows:
+            return None
+        schema, name, partitioned, other_unique, has_key, referenced_by, columns = rows[0]
+        return SlaveTable(
+            schema,
+            name,
+            partitioned,
+            {column[0]: SlaveColumn(*column) for column in columns or ()},
+            has_key,
+            other_unique,
+            tuple(referenced_by),
+        )
+
+    # The cursor
+
+    def applied(self) -> Applied | None:
+        """Where this replication stands, or None if the slave does not know it."""
+        rows = self.connection.query(_SQL["cursor"], {"replication": self.replication})
+        if not rows:
+            return None
+        (id_, system, database, ready, made_schema, batch, snapshot, log_id, at, *counts) = rows[0]
+        cursor = None
+        if snapshot is not None:
+            cursor = Cursor(batch, Position(Snapshot.parse(snapshot), log_id, at))
+        changes, last, applied_at = counts
+        return Applied(
+            id_, Identity(system, database), ready, made_schema, cursor, changes, last, applied_at
+        )
+
+    def move_cursor(self, cursor: Cursor, changes: int) -> sql.Composable:
+        """The statement that moves the cursor, for the transaction that applies the batch."""
+        position = cursor.position
+        return sql.SQL("SELECT pyreplica.move_cursor({}, {}, {}, {}, {}, {})").format(
+            *(
+                sql.Literal(value)
+                for value in (
+                    self.replication,
+                    cursor.batch,
+                    str(position.snapshot),
+                    position.log_id,
+                    position.at,
+                    changes,
+                )
+            )
+        )
+
+    # Two-phase commit
+
+    def gid(self, batch: int) -> str:
+        """The name of a batch's prepared transaction; unique among the slaves of one server."""
+        if self._gid_prefix is None:
+            (oid,) = self.connection.one(_SQL["database_oid"])
+            self._gid_prefix = f"pyreplica:{self.replication}:{oid}:"
+        return f"{self._gid_prefix}{batch}"
+
+    def prepared(self) -> list[int]:
+        """The numbers of the batches that are prepared and not decided."""
+        prefix = self.gid(0)[:-1]
+        rows = self.connection.query(_SQL["prepared"], {"prefix": prefix})
+        return sorted(int(gid[len(prefix) :]) for (gid,) in rows)
+
+    def prepare_transaction(self, batch: int) -> sql.Composable:
+        """The statement that ends the batch's transaction: PREPARE, or COMMIT in one phase."""
+        if self.commit is CommitMode.ONE_PHASE:
+            return sql.SQL("COMMIT")
+        return sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(self.gid(batch)))
+
+    def commit_prepared(self, batch: int) -> None:
+        """COMMIT PREPARED of a batch the master has recorded."""
+        self.connection.execute(sql.SQL("COMMIT PREPARED {}").format(sql.Literal(self.gid(batch))))
+
+    def rollback_prepared(self, batch: int) -> None:
+        """ROLLBACK PREPARED of a batch the master has not recorded."""
+        self.connection.execute(
+            sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(self.gid(batch)))
+        )
+
+    # Initial copy
+
+    def begin_copy(self, master: Identity, made_schema: bool) -> int:
+        """Note that a copy is under way; gives the cursor's id."""
+        (id_,) = self.connection.one(
+            _SQL["begin_copy"],
+            {
+                "replication": self.replication,
+                "system": master.system,
+                "database": master.database,
+                "made_schema": made_schema,
+            },
+        )
+        return int(id_)
+
+    def create_staging(self, id_: int) -> None:
+        """Make the staging tables of this replication."""
+        self.connection.execute(sql.SQL(_SQL["create_staging"]).format(**staging(id_)))
+
+    def finish_copy(self, cursor: Cursor) -> None:
+        """The tables are copied as of the cursor's position; replication goes on from there."""
+        position = cursor.position
+        self.connection.execute(
+            _SQL["finish_copy"],
+            {
+                "replication": self.replication,
+                "batch": cursor.batch,
+                "snapshot": str(position.snapshot),
+                "log_id": position.log_id,
+                "at": position.at,
+            },
+        )
+
+    def copied_tables(self) -> dict[tuple[str, str], bool]:
+        """The tables of this replication by schema and name, and whether each is in step."""
+        rows = self.connection.query(_SQL["copied_tables"], {"replication": self.replication})
+        return {(schema, table): ready for schema, table, ready in rows}
+
+    def keep_tables(self, tables: Iterable[CapturedTable]) -> None:
+        """Forget the tables that are not among these."""
+        named = list(tables)
+        self.connection.execute(
+            _SQL["forget_tables"],
+            {
+                "replication": self.replication,
+                "schemas": [t.schema for t in named],
+                "tables": [t.name for t in named],
+            },
+        )
+
+    def copying_table(self, table: CapturedTable) -> None:
+        """Note that a table is being copied."""
+        self.connection.execute(
+            _SQL["copying_table"],
+            {"replication": self.replication, "schema": table.schema, "table": table.name},
+        )
+
+    def copied_table(self, table: CapturedTable, rows: int) -> None:
+        """Note that a table is copied, in the transaction that copied it."""
+        self.connection.execute(
+            _SQL["copied_table"],
+            {
+                "replication": self.replication,
+                "schema": table.schema,
+                "table": table.name,
+                "rows": rows,
+            },
+        )
+
+    def empty(self, tables: Sequence[SlaveTable]) -> None:
+        """Remove all rows of these tables."""
+        with self.connection.transaction():
+            for statement in emptying(tables):
+                self.connection.execute(statement)
+
+    def has_rows(self, table: CapturedTable) -> bool:
+        """Whether there is any row in a table."""
+        name = sql.Identifier(table.schema, table.name)
+        return bool(self.connection.one(sql.SQL(_SQL["has_rows"]).format(table=name))[0])
+
+    def remove(self) -> None:
+        """Forget this replication; the tables stay as they are."""
+        applied = self.applied()
+        with self.connection.transaction():
+            self.connection.execute(_SQL["remove"], {"replication": self.replication})
+            if applied is not None:
+                self.connection.execute(
+                    sql.SQL("DROP TABLE IF EXISTS {stage}, {net}").format(**staging(applied.id))
+                )
+
+    def serves_others(self) -> bool:
+        """Whether other replications have this database as their slave."""
+        return bool(
+            self.connection.one(_SQL["other_cursors"], {"replication": self.replication})[0]
+        )
+
+    # Status
+
+    def set_status(self, state: str, error: str | None = None) -> None:
+        """Write down what the daemon is doing, for `status`."""
+        values = {"replication": self.replication, "state": state, "error": error}
+        self.connection.execute(_SQL["set_error" if error else "set_status"], values)
+
+    def recorded_status(self) -> RecordedStatus | None:
+        """What the daemon last wrote down."""
+        rows = self.connection.query(_SQL["status"], {"replication": self.replication})
+        return RecordedStatus(*rows[0]) if rows else None
+
+
+def staging(id_: int) -> dict[str, sql.Composable]:
+    """The names of a replication's staging tables."""
+    return {
+        "stage": sql.Identifier("pyreplica", f"stage_{id_}"),
+        "net": sql.Identifier("pyreplica", f"net_{id_}"),
+    }
+
+
+def emptying(tables: Sequence[SlaveTable]) -> list[sql.Composable]:
+    """The statements that empty tables: all in one TRUNCATE, because of their foreign keys.
+
+    TRUNCATE is refused for a table that one outside refers to, whether or not that has rows; such
+    a table is emptied with DELETE. Of a table with inheritance children only itself is emptied.
+    """
+    names = {str(table) for table in tables}
+    groups: dict[bool, list[sql.Composable]] = {True: [], False: []}
+    for table in tables:
+        only = sql.SQL("" if table.partitioned else "ONLY ")
+        name = sql.SQL("{}{}").format(only, sql.Identifier(table.schema, table.name))
+        groups[names.issuperset(table.referenced_by)].append(name)
+    statements: list[sql.Composable] = [sql.SQL("DELETE FROM {}").format(n) for n in groups[False]]
+    if groups[True]:
+        statements.append(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(groups[True])))
+    return statements
+
+
+def is_unique_violation(error: DatabaseError) -> bool:
+    """Whether a value met another row's in a unique key or an exclusion constraint."""
+    return error.sqlstate in (errorcodes.UNIQUE_VIOLATION, errorcodes.EXCLUSION_VIOLATION)

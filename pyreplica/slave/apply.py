@@ -1,0 +1,371 @@
+"""Applies one batch on the slave, up to and including PREPARE TRANSACTION.
+
+A small batch is folded in Python and goes over in one message. A large one is streamed into an
+unlogged staging table, folded there, and applied with a few statements for each table. Both find
+the tables' statements in the same place, and both first empty what was truncated, then delete,
+update and insert: the order in which values of unique keys become free before they are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from pyreplica import sqlfiles
+from pyreplica.database import Connection, pump, sql
+from pyreplica.errors import ApplyError, DatabaseError
+from pyreplica.model import CapturedTable, Change, Cursor
+from pyreplica.slave import Slave, emptying, is_unique_violation, staging
+from pyreplica.slave.fold import Net, fold
+from pyreplica.slave.statements import Part, TableStatements
+
+_SQL = sqlfiles.statements("slave.sql")
+
+Lookup = Callable[[int], TableStatements | None]
+"""Gives the statements of a log row's table; None for one this replication leaves out."""
+
+
+class Applier:
+    """Applies batches for one session.
+
+    Args:
+        slave: the session.
+        staging_id: the cursor's id, which names the staging tables.
+        lookup: finds a table's statements by the generation in the log.
+    """
+
+    def __init__(self, slave: Slave, staging_id: int, lookup: Lookup) -> None:
+        self._slave = slave
+        self._connection = slave.connection
+        self._staging = staging(staging_id)
+        self._lookup = lookup
+        self._prepared: dict[tuple[int, str, tuple[str, ...]], str] = {}
+        self._log = logging.getLogger(f"pyreplica.{slave.replication}")
+
+    # Small batches
+
+    def apply(self, changes: Sequence[Change], cursor: Cursor) -> int:
+        """Apply fetched changes and prepare the transaction; gives the number of changes applied.
+
+        Raises:
+            ApplyError: a change cannot be applied; it is named.
+        """
+        tables = self._by_table(changes)
+        applied = sum(len(rows) for _, rows in tables.values())
+        try:
+            self._send(self._small(tables, careful=False), cursor, applied)
+        except DatabaseError as error:
+            self._connection.rollback()
+            if not _is_data_error(error):
+                raise
+            self._redo(tables, cursor, applied, error)
+        self._warn()
+        return int(applied)
+
+    def _by_table(
+        self, changes: Sequence[Change]
+    ) -> dict[int, tuple[TableStatements, list[Change]]]:
+        tables: dict[int, tuple[TableStatements, list[Change]]] = {}
+        for change in changes:
+            found = tables.get(change.table)
+            if found is None:
+                statements = self._lookup(change.table)
+                if statements is None:
+                    continue
+                found = tables[change.table] = (statements, [])
+            found[1].append(change)
+        return tables
+
+    def _small(
+        self, tables: Mapping[int, tuple[TableStatements, list[Change]]], careful: bool
+    ) -> list[Part]:
+        """All statements of the batch, in their order."""
+        emptied: list[TableStatements] = []
+        deletes: list[Part] = []
+        updates: list[Part] = []
+        inserts: list[Part] = []
+        for id_, (statements, changes) in tables.items():
+            last = max((n for n, c in enumerate(changes) if c.op == "T"), default=-1)
+            if last >= 0:
+                emptied.append(statements)
+            nets = fold((c.op, c.key, c.row) for c in changes[last + 1 :])
+            for op, expected, kinds in (("delete", "D", "Ddr"), ("insert", "", "Ir")):
+                for kind in kinds:
+                    chosen = [net for net in nets if net.kind == kind]
+                    if chosen:
+                        call = self._execute(id_, statements, op, kind == expected, (), chosen)
+                        (deletes if op == "delete" else inserts).append(call)
+            for kind in "Uu":
+                for columns, chosen in _by_columns(nets, kind).items():
+                    how = "reinsert" if careful and statements.table.other_unique else "update"
+                    updates.append(
+                        self._execute(
+                            id_, statements, how, kind == "U" and how == "update", columns, chosen
+                        )
+                    )
+        return [*emptying([s.table for s in emptied]), *deletes, *updates, *inserts]
+
+    def _execute(
+        self,
+        id_: int,
+        statements: TableStatements,
+        how: str,
+        strict: bool,
+        columns: tuple[str, ...],
+        nets: Sequence[Net],
+    ) -> Part:
+        """EXECUTE of the prepared statement of this shape, which is prepared at its first use."""
+        shape = (id_, how + ("!" if strict else ""), columns)
+        name = self._prepared.get(shape)
+        if name is None:
+            name = f"pyreplica_{len(self._prepared)}"
+            source = sql.SQL("(SELECT * FROM unnest($1, $2) u(key, row))")
+            statement = _statement(statements, how, source, columns)
+            if strict:
+                statement = _expecting(
+                    statement, sql.SQL("cardinality($1)"), how, str(statements.captured)
+                )
+            self._connection.execute(
+                sql.SQL("PREPARE {} (jsonb[], jsonb[]) AS {}").format(
+                    sql.Identifier(name), statement
+                )
+            )
+            self._prepared[shape] = name
+        return sql.SQL("EXECUTE {} ({}::jsonb[], {}::jsonb[])").format(
+            sql.Identifier(name),
+            sql.Literal([net.key for net in nets]),
+            sql.Literal([net.row for net in nets]),
+        )
+
+    def _send(self, statements: Sequence[Part], cursor: Cursor, applied: int) -> None:
+        """The whole transaction in one message, and so in one round trip."""
+        self._connection.execute(
+            sql.SQL("; ").join(
+                [
+                    sql.SQL("BEGIN"),
+                    *statements,
+                    self._slave.move_cursor(cursor, applied),
+                    self._slave.prepare_transaction(cursor.batch),
+                ]
+            )
+        )
+
+    # Large batches
+
+    def stage(self, source: Connection, changes: Part) -> int:
+        """Stream changes from the master into the staging table; gives their number.
+
+        Args:
+            source: the master's session.
+            changes: the COPY that reads the changes there.
+        """
+        self._connection.execute(sql.SQL("TRUNCATE {stage}").format(**self._staging))
+        return pump(
+            source,
+            changes,
+            self._connection,
+            sql.SQL("COPY {stage} (id, tab, op, key, row) FROM STDIN").format(**self._staging),
+        )
+
+    def apply_staged(self, cursor: Cursor) -> int:
+        """Apply what was staged and prepare the transaction; gives the number of changes.
+
+        Raises:
+            ApplyError: a change cannot be applied; it is named.
+        """
+        try:
+            applied = self._apply_stage(cursor, careful=False)
+        except DatabaseError as error:
+            self._connection.rollback()
+            if not _is_data_error(error):
+                raise
+            if not is_unique_violation(error):
+                self._find_culprit(self._staged_changes(), error)
+            try:
+                applied = self._apply_stage(cursor, careful=True)
+            except DatabaseError as again:
+                self._connection.rollback()
+                if not _is_data_error(again):
+                    raise
+                self._find_culprit(self._staged_changes(), again)
+        self._warn()
+        return int(applied)
+
+    def _apply_stage(self, cursor: Cursor, careful: bool) -> int:
+        run = self._connection.execute
+        run(sql.SQL("BEGIN; TRUNCATE {net}").format(**self._staging))
+        rows = self._connection.query(sql.SQL(_SQL["staged_tables"]).format(**self._staging))
+        wanted = [(found, row) for row in rows if (found := self._lookup(row[0])) is not None]
+        for statement in emptying([s.table for s, row in wanted if row[2]]):
+            run(statement)
+        sources: list[tuple[TableStatements, int, str]] = []
+        for statements, (id_, count, truncated, inserts, deletes) in wanted:
+            if inserts or deletes:
+                # every key occurs once: nothing to fold
+                sources.append((statements, id_, "I" if inserts else "D"))
+            elif count:
+                run(sql.SQL(_SQL["fold"]).format(**self._staging), {"tab": id_, "after": truncated})
+                sources.append((statements, id_, ""))
+        update = "reinsert" if careful else "update"
+        for how, kinds in (("delete", "Ddr"), (update, "Uu"), ("insert", "Ir")):
+            for statements, id_, all_kind in sources:
+                for kind in kinds:
+                    self._apply_net(statements, id_, how, kind, all_kind)
+        applied = sum(row[1] + (row[2] > 0) for _, row in wanted)
+        run(
+            sql.SQL("{}; {}").format(
+                self._slave.move_cursor(cursor, applied),
+                self._slave.prepare_transaction(cursor.batch),
+            )
+        )
+        return int(applied)
+
+    def _apply_net(
+        self, statements: TableStatements, id_: int, how: str, kind: str, all_kind: str
+    ) -> None:
+        if all_kind and kind != all_kind:
+            return
+        source = sql.SQL(
+            "(SELECT key::jsonb AS key, row FROM {stage} WHERE tab = {tab})"
+            if all_kind
+            else "(SELECT key::jsonb AS key, row FROM {net} WHERE tab = {tab} AND kind = {kind})"
+        ).format(**self._staging, tab=sql.Literal(id_), kind=sql.Literal(kind))
+        if how == "reinsert" and not statements.table.other_unique:
+            how = "update"
+        if how == "update" and not self._columns_to_update(statements):
+            return
+        statement = _statement(statements, how, source, None)
+        if kind in "UD" and how != "reinsert":
+            expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
+            statement = _expecting(statement, expected, how, str(statements.captured))
+        self._connection.execute(statement)
+
+    def _columns_to_update(self, statements: TableStatements) -> bool:
+        return any(
+            not c.generated and not c.identity_always and c.name in statements.captured.columns
+            for c in statements.table.columns.values()
+            if c.name not in statements.captured.key
+        )
+
+    def _staged_changes(self) -> dict[int, tuple[TableStatements, list[Change]]]:
+        rows = self._connection.query(
+            sql.SQL(
+                "SELECT id, tab, op::text, key, row::text FROM {stage} ORDER BY id LIMIT 1000000"
+            ).format(**self._staging)
+        )
+        return self._by_table([Change(*row) for row in rows])
+
+    # Both
+
+    def _redo(
+        self,
+        tables: Mapping[int, tuple[TableStatements, list[Change]]],
+        cursor: Cursor,
+        applied: int,
+        error: DatabaseError,
+    ) -> None:
+        """After a failure: once more with care about unique keys, or find the change to blame."""
+        if is_unique_violation(error):
+            try:
+                self._send(self._small(tables, careful=True), cursor, applied)
+                return
+            except DatabaseError as again:
+                self._connection.rollback()
+                if not _is_data_error(again):
+                    raise
+                error = again
+        self._find_culprit(tables, error)
+
+    def _find_culprit(
+        self,
+        tables: Mapping[int, tuple[TableStatements, list[Change]]],
+        error: DatabaseError,
+    ) -> NoReturn:
+        """Redo the batch change by change, each in a savepoint, to name the one that fails."""
+        ordered = sorted(
+            (change, id_) for id_, (_, changes) in tables.items() for change in changes
+        )
+        self._connection.execute("BEGIN")
+        try:
+            for change, id_ in ordered:
+                statements = tables[id_][0]
+                one = self._small({id_: (statements, [change])}, careful=False)
+                try:
+                    self._connection.execute(sql.SQL("SAVEPOINT change"))
+                    for statement in one:
+                        self._connection.execute(statement)
+                    self._connection.execute("RELEASE SAVEPOINT change")
+                except DatabaseError as found:
+                    raise self._apply_error(found, statements.captured, change) from None
+        finally:
+            self._connection.rollback()
+            self._connection.notices()
+        # each change alone is fine: the batch as a whole is not
+        raise ApplyError(
+            error.what,
+            table="",
+            key="",
+            where=error.where,
+            hint=error.hint or "See the server's log for the statement.",
+            details=error.details,
+        ) from error
+
+    def _apply_error(
+        self, error: DatabaseError, table: CapturedTable, change: Change
+    ) -> ApplyError:
+        words = {"I": "insert", "U": "update", "D": "delete", "T": "truncate"}
+        what = f"cannot {words[change.op.upper()]} {table} {change.key}: {error.what}"
+        if change.op == "I" and is_unique_violation(error):
+            what = f"conflict insert_exists: {what}"
+        return ApplyError(
+            what,
+            table=str(table),
+            key=change.key,
+            change_id=change.id,
+            where=error.where,
+            hint=error.hint
+            or "Repair the row or the table on the slave; replication goes on by itself.",
+            details=error.details,
+        )
+
+    def _warn(self) -> None:
+        for notice in self._connection.notices():
+            self._log.warning("%s", notice.removeprefix("WARNING:").strip())
+
+
+def _statement(
+    statements: TableStatements, how: str, source: Part, columns: Sequence[str] | None
+) -> Part:
+    if how == "delete":
+        return statements.delete(source)
+    if how == "insert":
+        return statements.insert(source)
+    if how == "reinsert":
+        return statements.reinsert(source)
+    return statements.update(source, columns)
+
+
+def _expecting(statement: Part, expected: Part, how: str, table: str) -> Part:
+    """The statement, with a warning when it meets another number of rows than it should."""
+    conflict = "delete_missing" if how == "delete" else "update_missing"
+    return sql.SQL(
+        "WITH done AS ({} RETURNING 1) SELECT pyreplica.expect(count(*), {}, {}, {}) FROM done"
+    ).format(statement, expected, sql.Literal(conflict), sql.Literal(table))
+
+
+def _by_columns(nets: Sequence[Net], kind: str) -> dict[tuple[str, ...], list[Net]]:
+    """Updates by the columns they change; the object's keys are all that is looked at."""
+    grouped: dict[tuple[str, ...], list[Net]] = {}
+    for net in nets:
+        if net.kind == kind:
+            columns = tuple(json.loads(net.row or "{}"))
+            if columns:
+                grouped.setdefault(columns, []).append(net)
+    return grouped
+
+
+def _is_data_error(error: DatabaseError) -> bool:
+    """Whether the batch's contents are to blame rather than the state of the server."""
+    return error.sqlstate[:2] in ("21", "22", "23", "2F", "42", "44", "P0", "XX", "0A", "54")

@@ -1,0 +1,71 @@
+"""Folds the changes of a small batch to one net change for each key.
+
+Only the state after the batch matters, because a batch becomes visible as a whole. The same rules
+as SQL, for batches that go through the staging table, are the statement ``fold`` of sql/slave.sql;
+a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+RESET = frozenset("IDid")
+"""Operations after which nothing of the key's past matters."""
+
+
+class Net(NamedTuple):
+    """The net change of one key.
+
+    Args:
+        kind: I insert, U update, D delete; u and d the same without expecting that the row is
+            there, r replace a row that may or may not be there.
+        key: text of a jsonb object.
+        row: text of a jsonb object: of an update the changed columns, otherwise all but the key.
+    """
+
+    kind: str
+    key: str
+    row: str | None
+
+
+def fold(changes: Iterable[tuple[str, str, str | None]]) -> list[Net]:
+    """The net changes of one table.
+
+    Args:
+        changes: (operation, key, row) in the order of their ids; no TRUNCATE among them.
+    """
+    by_key: dict[str, list[tuple[str, str | None]]] = {}
+    for op, key, row in changes:
+        by_key.setdefault(key, []).append((op, row))
+    return [net for key, history in by_key.items() if (net := _net(key, history)) is not None]
+
+
+def _net(key: str, history: list[tuple[str, str | None]]) -> Net | None:
+    if len(history) == 1:
+        op, row = history[0]
+        return Net("r" if op == "i" else op, key, row)
+    strict = all(op in "IUD" for op, _ in history)
+    first, last = history[0][0], history[-1][0]
+    base = max((n for n, (op, _) in enumerate(history) if op in RESET), default=None)
+    row = _merged(row for _, row in history[base or 0 :])
+    if base is None:
+        return Net("U" if strict else "u", key, row)
+    if last in "Dd":
+        if not strict:
+            return Net("d", key, None)
+        return None if first == "I" else Net("D", key, None)
+    if history[base][0] in "Dd":
+        return Net("u", key, row)
+    return Net("I" if strict and first == "I" else "r", key, row)
+
+
+def _merged(rows: Iterable[str | None]) -> str | None:
+    given = [row for row in rows if row is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+    merged: dict[str, str | None] = {}
+    for row in given:
+        merged.update(json.loads(row))
+    return json.dumps(merged, ensure_ascii=False)

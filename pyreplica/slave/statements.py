@@ -1,0 +1,171 @@
+"""The statements that apply net changes to one table, made from what master and slave say of it.
+
+A statement takes its changes from a FROM item ``c`` with the columns ``key`` and ``row`` (jsonb
+objects whose values are text): an array parameter for a small batch, the staging tables for a
+large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyreplica.database import sql
+from pyreplica.errors import ApplyError
+from pyreplica.model import CapturedTable, SlaveColumn, SlaveTable
+
+Part = sql.Composable
+
+
+class TableStatements:
+    """The statements for one generation of a captured table.
+
+    Args:
+        captured: the table as it is on the master.
+        table: the table as it is on the slave.
+
+    Raises:
+        ApplyError: the slave's table cannot take the master's rows; the message names the column.
+    """
+
+    def __init__(self, captured: CapturedTable, table: SlaveTable) -> None:
+        problem = misfit(captured, table)
+        if problem is not None:
+            what, hint = problem
+            raise ApplyError(what, table=str(captured), key="", hint=hint)
+        self.captured = captured
+        self.table = table
+        self.name = sql.Identifier(table.schema, table.name)
+        self._only = sql.SQL("" if table.partitioned else "ONLY ")
+        self._key = [table.columns[name] for name in captured.key]
+        self._others = [
+            table.columns[name]
+            for name in captured.columns
+            if name not in captured.key and not table.columns[name].generated
+        ]
+
+    def delete(self, source: Part) -> Part:
+        """DELETE of the rows with the keys of the source."""
+        return sql.SQL("DELETE FROM {}{} t USING {} c WHERE {}").format(
+            self._only, self.name, source, self._same_key()
+        )
+
+    def update(self, source: Part, columns: Sequence[str] | None = None) -> Part:
+        """UPDATE of the given columns, or of whichever columns each change has."""
+        if columns is None:
+            changed = [c for c in self._others if not c.identity_always]
+            assignments = [
+                sql.SQL("{0} = CASE WHEN c.row ? {1} THEN {2} ELSE t.{0} END").format(
+                    sql.Identifier(column.name), sql.Literal(column.name), _value("row", column)
+                )
+                for column in changed
+            ]
+        else:
+            assignments = [
+                sql.SQL("{} = {}").format(
+                    sql.Identifier(name), _value("row", self.table.columns[name])
+                )
+                for name in columns
+            ]
+        return sql.SQL("UPDATE {}{} t SET {} FROM {} c WHERE {}").format(
+            self._only, self.name, sql.SQL(", ").join(assignments), source, self._same_key()
+        )
+
+    def insert(self, source: Part) -> Part:
+        """INSERT of the rows of the source."""
+        key = [c for c in self._key if not c.generated]
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} c").format(
+            self.name,
+            sql.SQL(", ").join(sql.Identifier(c.name) for c in [*key, *self._others]),
+            sql.SQL(", ").join(
+                [*(_value("key", c) for c in key), *(_value("row", c) for c in self._others)]
+            ),
+            source,
+        )
+
+    def reinsert(self, source: Part) -> Part:
+        """UPDATE by taking the rows out and putting them back merged with their changes.
+
+        For values of another unique key that change hands between rows: one UPDATE would meet the
+        old holder. The ORDER BY has all rows taken out before the first is put back.
+        """
+        columns = [c for c in self._key if not c.generated] + self._others
+        return sql.SQL(
+            "WITH taken AS (DELETE FROM {only}{name} t USING {source} c WHERE {same} "
+            "RETURNING t.*, c.row AS pyreplica_row, c.key AS pyreplica_key) "
+            "INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE "
+            "SELECT {values} FROM (SELECT * FROM taken ORDER BY pyreplica_key) c"
+        ).format(
+            only=self._only,
+            name=self.name,
+            source=source,
+            same=self._same_key(),
+            columns=sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
+            values=sql.SQL(", ").join(
+                sql.SQL("CASE WHEN c.pyreplica_row ? {} THEN {} ELSE c.{} END").format(
+                    sql.Literal(c.name), _value("pyreplica_row", c), sql.Identifier(c.name)
+                )
+                for c in columns
+            ),
+        )
+
+    def _same_key(self) -> Part:
+        return sql.SQL(" AND ").join(
+            sql.SQL("t.{} {} {}").format(
+                sql.Identifier(c.name), sql.SQL(c.equal or "="), _value("key", c)
+            )
+            for c in self._key
+        )
+
+
+def _value(source: str, column: SlaveColumn) -> Part:
+    """The column's value out of the jsonb object, read as the type's input function reads it.
+
+    Without a length: the assignment to the column checks that, where a cast would cut the value.
+    """
+    text = sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
+    type_ = sql.SQL(column.type)
+    if column.input is None:
+        return sql.SQL("{}::{}").format(text, type_)
+    before, _, after = column.input.partition("$")
+    return sql.SQL("{}{}{}::{}").format(sql.SQL(before), text, sql.SQL(after), type_)
+
+
+def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str] | None:
+    """Why the slave's table cannot take the master's rows, with the cure; None when it can."""
+    if table is None:
+        return (
+            f"the slave has no table {captured}",
+            "Create it on the slave, or leave it out of `tables:`.",
+        )
+    missing = [c for c in (*captured.key, *captured.columns) if c not in table.columns]
+    if missing:
+        return (
+            f"table {captured} on the slave has no column {missing[0]}",
+            f"Add it on the slave: ALTER TABLE {captured} ADD COLUMN {missing[0]} ...",
+        )
+    generated = [
+        c for c in captured.columns if table.columns[c].generated and c not in captured.key
+    ]
+    if generated:
+        return (
+            f"column {generated[0]} of table {captured} is generated on the slave only",
+            "Make it a plain column on the slave, or generated on the master as well.",
+        )
+    if not table.has_key:
+        return (
+            f"table {captured} on the slave has no unique key on ({', '.join(captured.key)})",
+            f"Add it on the slave: ALTER TABLE {captured} ADD PRIMARY KEY "
+            f"({', '.join(captured.key)})",
+        )
+    extra = [
+        c.name
+        for c in table.columns.values()
+        if c.required and not c.generated and c.name not in (*captured.key, *captured.columns)
+    ]
+    if extra:
+        return (
+            f"column {extra[0]} of table {captured} is on the slave only, NOT NULL and has no "
+            "default",
+            f"Give it a default: ALTER TABLE {captured} ALTER COLUMN {extra[0]} SET DEFAULT ...",
+        )
+    return None

@@ -1,0 +1,163 @@
+-- The statements of pyreplica/master.py, by name.
+
+-- name: identity
+SELECT system_identifier::text, current_database()::text FROM pg_control_system()
+
+-- name: server
+SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
+    current_setting('max_prepared_transactions')::integer,
+    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), current_user::text,
+    pg_encoding_to_char((SELECT encoding FROM pg_database WHERE datname = current_database()))::text
+
+-- name: version
+SELECT version FROM pyreplica.replica_version WHERE side = 'master'
+
+-- name: lock
+SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
+
+-- name: tables
+SELECT id, schema_name, table_name, key_columns, columns, active FROM pyreplica.replica_table
+WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
+ORDER BY schema_name, table_name, id
+
+-- name: slave
+SELECT bit, slave_system, slave_database, state = 'ready', batch, snapshot::text, log_id, snapshot_at
+FROM pyreplica.replica_slave WHERE replication = %(replication)s
+
+-- A slave begins with a snapshot from before its copy, so that the log is kept from now on.
+-- name: register
+INSERT INTO pyreplica.replica_slave (replication, bit, slave_system, slave_database, log_id)
+SELECT %(replication)s,
+    (SELECT min(b) FROM generate_series(1, 62) b WHERE b NOT IN (SELECT bit FROM pyreplica.replica_slave)),
+    %(system)s, %(database)s, (SELECT last_value FROM pyreplica.replica_log_id)
+ON CONFLICT (replication) DO UPDATE
+    SET slave_system = excluded.slave_system, slave_database = excluded.slave_database, state = 'copying',
+        snapshot = excluded.snapshot, log_id = excluded.log_id, snapshot_at = excluded.snapshot_at,
+        confirmed_at = NULL
+
+-- name: unregister
+DELETE FROM pyreplica.replica_slave WHERE replication = %(replication)s
+
+-- name: other_slaves
+SELECT count(*) FROM pyreplica.replica_slave WHERE replication <> %(replication)s
+
+-- The decision of a batch. It must find the batch before it, or somebody else has been at work.
+-- name: confirm
+UPDATE pyreplica.replica_slave
+SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now(),
+    state = 'ready'
+WHERE replication = %(replication)s AND batch = %(batch)s - 1
+
+-- name: position
+SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now()
+
+-- All changes after a snapshot in one round trip, with the moment they were read at. Changes of a transaction are
+-- found by its txid alone: those that were running at the snapshot and those that came after it. When there are
+-- too many, or they are too long, only their number comes back.
+-- name: prepare_fetch
+PREPARE pyreplica_fetch (xid8[], xid8, integer, bigint) AS
+SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now(), c.many,
+    c.id, c.tab, c.op, CASE WHEN NOT c.many THEN c.key::text END, CASE WHEN NOT c.many THEN c.row::text END
+FROM (VALUES (1)) one LEFT JOIN (
+    SELECT *, count(*) OVER () >= $3
+            OR coalesce(sum(octet_length(l.row::text)) OVER (), 0) > $4 AS many
+    FROM (
+        SELECT id, tab, op, key, row FROM pyreplica.replica_log WHERE txid = ANY ($1)
+        UNION ALL
+        SELECT id, tab, op, key, row FROM pyreplica.replica_log WHERE txid >= $2
+        LIMIT $3
+    ) l
+) c ON true
+
+-- name: fetch
+EXECUTE pyreplica_fetch (%(running)s::xid8[], %(xmax)s, %(rows)s, %(bytes)s)
+
+-- Where to cut a backlog: the last snapshot left behind within the wished number of rows, else the next one, else
+-- here and now.
+-- name: cut
+WITH ticks AS (
+    SELECT t.snapshot, t.log_id, t.xmax_, t.xmin_, t.running FROM pyreplica.replica_tick t
+    WHERE (t.xmax_, t.xmin_, -t.running) > (%(xmax)s::xid8, %(xmin)s::xid8, -%(running)s)
+)
+SELECT snapshot::text, log_id FROM (
+    (SELECT * FROM ticks WHERE log_id <= %(log_id)s ORDER BY xmax_ DESC, xmin_ DESC, running LIMIT 1)
+    UNION ALL
+    (SELECT * FROM ticks ORDER BY xmax_, xmin_, running DESC LIMIT 1)
+) t
+ORDER BY xmax_ DESC, xmin_ DESC, running LIMIT 1
+
+-- The changes between two snapshots, in no order: the slave sorts them.
+-- name: changes
+SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
+WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
+UNION ALL
+SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
+WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
+
+-- name: pending
+SELECT count(*), min(at) FROM (
+    SELECT at FROM pyreplica.replica_log WHERE txid = ANY (%(running)s::xid8[])
+    UNION ALL
+    SELECT at FROM pyreplica.replica_log WHERE txid >= %(xmax)s::xid8
+) l
+
+-- Whether anything that was visible at one snapshot is still missing from another.
+-- name: missing
+SELECT EXISTS (
+    SELECT FROM pyreplica.replica_log
+    WHERE (txid = ANY (%(running)s::xid8[]) OR txid >= %(xmax)s::xid8)
+        AND pg_visible_in_snapshot(txid, %(until)s)
+)
+
+-- The keys that changed between a snapshot and now, of one table.
+-- name: changed_keys
+SELECT l.op = 'T', l.key::text FROM pyreplica.replica_log l
+JOIN pyreplica.replica_table t ON t.id = l.tab
+WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8)
+    AND t.schema_name = %(schema)s AND t.table_name = %(table)s
+
+-- name: sleep
+SELECT pyreplica.set_doorbell(%(bit)s, true)
+
+-- name: awake
+SELECT pyreplica.set_doorbell(%(bit)s, false)
+
+-- name: rotate
+SELECT pyreplica.rotate_log(%(bytes)s)
+
+-- name: candidates
+SELECT schema_name, table_name, added, reason FROM pyreplica.candidates()
+
+-- name: add_table
+SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
+
+-- name: set_copied
+UPDATE pyreplica.replica_slave
+SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now(),
+    state = 'ready'
+WHERE replication = %(replication)s
+
+-- name: table_size
+SELECT sum(greatest(c.reltuples, 0))::bigint, sum(pg_total_relation_size(c.oid))::bigint,
+    (SELECT r.relkind = 'p' FROM pg_class r WHERE r.oid = t.root)
+FROM (SELECT format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass AS root) t,
+    LATERAL (SELECT relid FROM pg_partition_tree(t.root) WHERE isleaf UNION SELECT t.root) p
+JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+GROUP BY t.root
+
+-- name: plpython_available
+SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u')
+
+-- name: all_tables
+SELECT n.nspname::text, c.relname::text, c.relkind::text,
+    EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+    AND n.nspname NOT LIKE 'pg\_%%' AND n.nspname NOT IN ('information_schema', 'pyreplica')
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+
+-- name: plpython_users
+SELECT count(*) FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+WHERE l.lanname = 'plpython3u' AND p.pronamespace <> 'pyreplica'::regnamespace
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')

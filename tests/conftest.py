@@ -1,0 +1,104 @@
+"""What the tests share: two real PostgreSQL servers, and fresh databases on them for each test."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pyreplica.demo.cluster import Cluster
+
+# Nothing of a test server has to survive the machine. A server that is stopped, even by a crash of
+# its own, loses nothing by these: the operating system still has what it wrote.
+_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "log_line_prefix": "%m [%p] db=%d app=%a ",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "synchronous_commit": "on",
+}
+# Only a slave needs prepared transactions, so the master keeps the default, which is none.
+_SLAVE_SETTINGS = {**_SETTINGS, "max_prepared_transactions": "20"}
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Two empty databases of one test.
+
+    Attributes:
+        master: the connection string of the one on the master.
+        slave: the connection string of the one on the slave.
+        name: what both are called.
+        master_cluster: the server of the master, which the test may stop.
+        slave_cluster: the server of the slave, which the test may stop.
+    """
+
+    master: str
+    slave: str
+    name: str
+    master_cluster: Cluster
+    slave_cluster: Cluster
+
+
+@pytest.fixture(scope="session")
+def servers_directory() -> Iterator[Path]:
+    """A folder for servers, which their account can reach; pytest's own are for its user alone."""
+    directory = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def master_cluster(servers_directory: Path) -> Iterator[Cluster]:
+    """The server of the masters, one for all tests."""
+    with Cluster.create(servers_directory, "master", _SETTINGS) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slave_cluster(servers_directory: Path) -> Iterator[Cluster]:
+    """The server of the slaves, one for all tests."""
+    with Cluster.create(servers_directory, "slave", _SLAVE_SETTINGS) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _servers_run(request: pytest.FixtureRequest) -> None:
+    """Start the servers a test asks for: they are new, or the test before left them stopped."""
+    for fixture in ("master_cluster", "slave_cluster"):
+        if fixture in request.fixturenames:
+            request.getfixturevalue(fixture).start()
+
+
+@pytest.fixture
+def databases(
+    request: pytest.FixtureRequest, master_cluster: Cluster, slave_cluster: Cluster
+) -> Iterator[Databases]:
+    """A fresh database on each server, removed afterwards with whatever the test left in them."""
+    # The test's own name, so that the servers' logs and process lists tell whose it is; PostgreSQL
+    # cuts names at 63 bytes.
+    words = re.sub(r"\W+", "_", request.node.name, flags=re.ASCII).strip("_").lower()
+    name = f"{words[:50]}_{next(_numbers)}"
+    clusters = (master_cluster, slave_cluster)
+    for cluster in clusters:
+        cluster.create_database(name)
+    yield Databases(
+        master=master_cluster.dsn(name),
+        slave=slave_cluster.dsn(name),
+        name=name,
+        master_cluster=master_cluster,
+        slave_cluster=slave_cluster,
+    )
+    for cluster in clusters:
+        cluster.start()
+        cluster.drop_database(name)
