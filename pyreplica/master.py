@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
@@ -53,6 +55,20 @@ class TableSize:
 
 
 @dataclass(frozen=True, slots=True)
+class MasterTable:
+    """A table of the master, captured or not; ``reason`` says why it cannot be replicated."""
+
+    schema: str
+    name: str
+    reason: str | None
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A table somebody may want replicated; ``reason`` says why it cannot be."""
 
@@ -81,8 +97,8 @@ class Master(Side):
         """The captured tables as they are now, or the given generations of them."""
         rows = self.connection.query(_SQL["tables"], {"ids": None if ids is None else list(ids)})
         return [
-            CapturedTable(id_, schema, table, tuple(key), tuple(columns), active)
-            for id_, schema, table, key, columns, active in rows
+            CapturedTable(id_, schema, table, tuple(key), tuple(columns), partitioned, active)
+            for id_, schema, table, key, columns, partitioned, active in rows
         ]
 
     # The slave's record
@@ -177,6 +193,17 @@ class Master(Side):
         """Every table somebody may want replicated."""
         return [Candidate(*row) for row in self.connection.query(_SQL["candidates"])]
 
+    def all_tables(self) -> list[MasterTable]:
+        """Every table of the database; needs nothing installed."""
+        return [
+            MasterTable(schema, name, reason, tuple(key), tuple(columns))
+            for schema, name, reason, key, columns in self.connection.query(_SQL["all_tables"])
+        ]
+
+    def plpython_available(self) -> bool:
+        """Whether the server has the language plpython3u to be installed."""
+        return bool(self.connection.one(_SQL["plpython_available"])[0])
+
     def add_table(self, table: Candidate) -> str:
         """Capture a table; gives the line that says what was done or why not."""
         (line,) = self.connection.one(
@@ -230,7 +257,7 @@ class Master(Side):
         values = {**_after(after), "until": str(until)}
         return sql.SQL("COPY ({}) TO STDOUT").format(literals(query, values))
 
-    def pending(self, after: Snapshot) -> tuple[int, object]:
+    def pending(self, after: Snapshot) -> tuple[int, datetime | None]:
         """How many changes there are after a snapshot, and when the oldest was made."""
         count, since = self.connection.one(_SQL["pending"], _after(after))
         return count, since
@@ -238,6 +265,16 @@ class Master(Side):
     def misses(self, after: Snapshot, until: Snapshot) -> bool:
         """Whether anything visible at ``until`` is not in ``after``."""
         return bool(self.connection.one(_SQL["missing"], {**_after(after), "until": str(until)})[0])
+
+    def changed_keys(
+        self, after: Snapshot, table: CapturedTable
+    ) -> tuple[bool, set[frozenset[tuple[str, str]]]]:
+        """Whether a table was truncated after a snapshot, and the keys that were changed."""
+        rows = self.connection.query(
+            _SQL["changed_keys"], {**_after(after), "schema": table.schema, "table": table.name}
+        )
+        keys = {frozenset(json.loads(key).items()) for _, key in rows if key is not None}
+        return any(truncated for truncated, _ in rows), keys
 
     # Sleeping and upkeep
 

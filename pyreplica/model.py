@@ -140,6 +140,7 @@ class CapturedTable:
     name: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    partitioned: bool
     active: bool
 
     def __str__(self) -> str:

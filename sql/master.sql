@@ -16,7 +16,8 @@ SELECT version FROM pyreplica.replica_version WHERE side = 'master'
 SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 
 -- name: tables
-SELECT id, schema_name, table_name, key_columns, columns, active FROM pyreplica.replica_table
+SELECT id, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active
+FROM pyreplica.replica_table
 WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
 ORDER BY schema_name, table_name, id
 
@@ -148,13 +149,25 @@ GROUP BY t.root
 -- name: plpython_available
 SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u')
 
+-- Every table somebody may want replicated, as pyreplica.candidates() sees them, for a master where nothing is
+-- installed yet.
 -- name: all_tables
-SELECT n.nspname::text, c.relname::text, c.relkind::text,
-    EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)
+SELECT n.nspname::text, c.relname::text,
+    CASE
+        WHEN c.relkind = 'f' THEN 'it is a foreign table'
+        WHEN c.relpersistence = 'u' THEN 'it is unlogged'
+        WHEN k.conkey IS NULL THEN 'it has no primary key'
+    END,
+    ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(attnum, n)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum ORDER BY u.n),
+    ARRAY(SELECT a.attname::text FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
-    AND n.nspname NOT LIKE 'pg\_%%' AND n.nspname NOT IN ('information_schema', 'pyreplica')
-    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p'
+WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND NOT c.relispartition
+    AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'pyreplica')
+    AND NOT EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 
 -- name: plpython_users

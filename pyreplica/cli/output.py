@@ -1,0 +1,63 @@
+"""Consoles, tables and the logging of the command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Standard output; plain text, unwrapped, when it is no terminal."""
+    # a file or a pipe has no width that lines should be folded to
+    width = None if sys.stdout.isatty() else 240
+    return Console(highlight=False, markup=False, width=width)
+
+
+def error_console() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
+) -> Table:
+    """A table of text, numbers to the right."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    filled = [tuple(row) for row in rows]
+    for n, heading in enumerate(headings):
+        numbers = filled and all(row[n][:1].isdigit() or row[n] in ("", "-") for row in filled)
+        made.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    for row in filled:
+        made.add_row(*row)
+    return made
+
+
+def print_json(value: Any) -> None:
+    """A value for machines, on standard output."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def set_up_logging(level: str) -> None:
+    """The daemon's log goes to standard error, a line an event."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("pyreplica")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def seconds(value: float) -> str:
+    """A duration for people."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+
+def demo(seconds: int, scale: int, clients: int) -> int:
+    raise NotImplementedError

@@ -1,0 +1,96 @@
+"""What can be told of a replication from outside the daemon: from the two databases alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.errors import NotInstalled, PyReplicaError, Unreachable
+from pyreplica.master import Master
+from pyreplica.replication.session import known
+from pyreplica.slave import Slave
+
+RUNNING = frozenset({"in step", "catching up"})
+"""The states in which nobody has to do anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One replication at one moment.
+
+    Args:
+        state: "in step", "catching up", "failing" (the daemon retries), "stopped", "died" (the
+            daemon went away without a word), "copying", "not copied", "refused", "unreachable".
+        lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
+        lag_changes: the number of changes it does not have.
+        in_doubt: batches that are prepared on the slave and not decided.
+        error: the last error, or why the state could not be found out.
+    """
+
+    replication: str
+    state: str
+    lag_seconds: float | None = None
+    lag_changes: int | None = None
+    batch: int | None = None
+    last_batch_changes: int | None = None
+    last_batch_at: datetime | None = None
+    changes: int | None = None
+    in_doubt: tuple[int, ...] = ()
+    error: str | None = None
+    error_at: datetime | None = None
+    hint: str | None = None
+
+
+def report(config: ReplicationConfig) -> Report:
+    """Look at both databases; never raises for what it finds there."""
+    try:
+        with closing(Slave(config)) as slave:
+            slave.check_installed()
+            with closing(Master(config)) as master:
+                master.check_installed()
+                return _report(config, master, slave)
+    except Unreachable as error:
+        return Report(config.name, "unreachable", error=error.line, hint=error.hint)
+    except NotInstalled as error:
+        return Report(config.name, "not copied", error=error.line, hint=error.hint)
+    except PyReplicaError as error:
+        return Report(config.name, "refused", error=error.line, hint=error.hint)
+
+
+def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
+    locked = slave.locked()
+    applied = slave.applied()
+    if applied is not None and not applied.ready:
+        return Report(
+            config.name,
+            "copying" if locked else "not copied",
+            error=None if locked else f"{config.name}: the copy was not finished",
+            hint=None if locked else f"Run `pyreplica copy {config.name}` again.",
+        )
+    applied, _ = known(master, slave)
+    assert applied.cursor is not None
+    pending, since = master.pending(applied.cursor.position.snapshot)
+    now = master.position().at
+    recorded = slave.recorded_status()
+    if locked:
+        state = "catching up" if pending else "in step"
+    elif recorded is None or recorded.state == "stopped":
+        state = "stopped"
+    else:
+        state = "failing" if recorded.state == "failed" else "died"
+    return Report(
+        config.name,
+        state,
+        lag_seconds=max(0.0, (now - since).total_seconds()) if since is not None else 0.0,
+        lag_changes=pending,
+        batch=applied.cursor.batch,
+        last_batch_changes=applied.last_batch_changes,
+        last_batch_at=applied.applied_at,
+        changes=applied.changes,
+        in_doubt=tuple(slave.prepared()),
+        error=recorded.last_error if recorded else None,
+        error_at=recorded.last_error_at if recorded else None,
+        hint=None if locked else f"Start the daemon: `pyreplica run {config.name}`.",
+    )

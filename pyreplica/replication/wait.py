@@ -1,0 +1,63 @@
+"""Waits until the slave has what was committed on the master."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.errors import TimedOut
+from pyreplica.master import Master
+from pyreplica.model import Cursor
+from pyreplica.replication.session import known
+from pyreplica.slave import Slave
+
+LOOK_FIRST = 0.005
+LOOK_LONGEST = 0.1
+
+
+def wait(
+    config: ReplicationConfig,
+    timeout: float | None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Return once all that was committed on the master before the call is on the slave.
+
+    Args:
+        timeout: seconds, or None to wait for ever.
+
+    Raises:
+        TimedOut: the slave has not got there; says how far it is and whether a daemon runs.
+    """
+    with ExitStack() as stack:
+        master = stack.enter_context(closing(Master(config)))
+        slave = stack.enter_context(closing(Slave(config)))
+        master.check_installed()
+        slave.check_installed()
+        until = master.position().snapshot
+        known(master, slave)
+        deadline = None if timeout is None else clock() + timeout
+        pause = LOOK_FIRST
+        while master.misses(cursor_of(slave).position.snapshot, until):
+            if deadline is not None and clock() >= deadline:
+                pending, _ = master.pending(cursor_of(slave).position.snapshot)
+                raise TimedOut(
+                    f"the slave is not there after {timeout:g} s, {pending} changes behind",
+                    where=config.name,
+                    hint="Wait longer, or look at `pyreplica status`."
+                    if slave.locked()
+                    else f"No daemon is at work: `pyreplica run {config.name}`.",
+                )
+            sleep(pause)
+            pause = min(pause * 1.5, LOOK_LONGEST)
+
+
+def cursor_of(slave: Slave) -> Cursor:
+    """The slave's cursor as it is committed now."""
+    applied = slave.applied()
+    assert applied is not None
+    assert applied.cursor is not None
+    return applied.cursor
