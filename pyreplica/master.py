@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -63,6 +63,8 @@ class MasterTable:
     reason: str | None
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    types: Mapping[str, str]
+    readable: bool
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -97,8 +99,10 @@ class Master(Side):
         """The captured tables as they are now, or the given generations of them."""
         rows = self.connection.query(_SQL["tables"], {"ids": None if ids is None else list(ids)})
         return [
-            CapturedTable(id_, schema, table, tuple(key), tuple(columns), partitioned, active)
-            for id_, schema, table, key, columns, partitioned, active in rows
+            CapturedTable(
+                id_, schema, table, tuple(key), tuple(columns), partitioned, active, types
+            )
+            for id_, schema, table, key, columns, partitioned, active, types in rows
         ]
 
     # The slave's record
@@ -196,8 +200,10 @@ class Master(Side):
     def all_tables(self) -> list[MasterTable]:
         """Every table of the database; needs nothing installed."""
         return [
-            MasterTable(schema, name, reason, tuple(key), tuple(columns))
-            for schema, name, reason, key, columns in self.connection.query(_SQL["all_tables"])
+            MasterTable(schema, name, reason, tuple(key), tuple(columns), types, readable)
+            for schema, name, reason, key, columns, types, readable in self.connection.query(
+                _SQL["all_tables"]
+            )
         ]
 
     def plpython_available(self) -> bool:

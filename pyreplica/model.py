@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -133,7 +133,12 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class CapturedTable:
-    """A generation of a table that is captured on the master (``replica_table``)."""
+    """A generation of a table that is captured on the master (``replica_table``).
+
+    Args:
+        columns: those that are logged; generated ones are not.
+        types: every column's type with its length, as SQL.
+    """
 
     id: int
     schema: str
@@ -142,6 +147,7 @@ class CapturedTable:
     columns: tuple[str, ...]
     partitioned: bool
     active: bool
+    types: Mapping[str, str] = field(hash=False)
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -153,13 +159,16 @@ class SlaveColumn:
 
     Args:
         type: the type's name without a length, as SQL.
+        full_type: with its length.
         input: the type's input function as SQL when a cast from text would call another one.
         equal: the key index's equality as SQL, for key columns.
         identity_always: GENERATED ALWAYS AS IDENTITY; it can be inserted, not updated.
+        required: NOT NULL and without a default.
     """
 
     name: str
     type: str
+    full_type: str
     input: str | None
     equal: str | None
     generated: bool
@@ -169,7 +178,14 @@ class SlaveColumn:
 
 @dataclass(frozen=True, slots=True)
 class SlaveTable:
-    """A table of the slave, as its statements need it."""
+    """A table of the slave, as its statements need it.
+
+    Args:
+        has_key: there is a unique index on just the key columns.
+        other_unique: there are further unique indexes or exclusion constraints.
+        referenced_by: tables with foreign keys to it, schema.table.
+        writable: the session's role may do all that applying needs.
+    """
 
     schema: str
     name: str
@@ -178,6 +194,7 @@ class SlaveTable:
     has_key: bool
     other_unique: bool
     referenced_by: tuple[str, ...]
+    writable: bool
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

@@ -106,6 +106,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_log (
     id bigint NOT NULL DEFAULT nextval('pyreplica.replica_log_id'),
     txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    -- after txid: a writer that reads the doorbell must be visible as a running transaction before it does
     segment smallint NOT NULL,
     tab integer NOT NULL,                -- replica_table.id
     op "char" NOT NULL,                  -- I, U, D, T; i, u, d: restated, see docs/architecture.md
@@ -894,7 +895,8 @@ $$;
 -- Log upkeep. The log has two segments; writers fill one. When it has grown past `rotate_at` bytes, they are told
 -- to fill the other. A writer that read the old answer is in the snapshot taken after that, so once every slave
 -- has confirmed a snapshot in which all of those have ended, the old segment is truncated. Nobody waits for
--- anybody: what is locked now is left for next time. Answers what was done, or null.
+-- anybody: what is locked now is left for next time. Answers "switched", "waiting" (for a slave to confirm),
+-- "truncated", or null when there was nothing to do.
 CREATE OR REPLACE FUNCTION pyreplica.rotate_log(rotate_at bigint) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -910,7 +912,7 @@ BEGIN
     SELECT * INTO retired FROM pyreplica.replica_retired;
     IF FOUND THEN
         IF confirmed < pg_snapshot_xmax(retired.snapshot) THEN
-            RETURN NULL;
+            RETURN 'waiting';
         END IF;
         EXECUTE format('LOCK TABLE ONLY pyreplica.replica_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', retired.segment);
         EXECUTE format('TRUNCATE pyreplica.replica_log_%s', retired.segment);

@@ -16,7 +16,9 @@ SELECT version FROM pyreplica.replica_version WHERE side = 'master'
 SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 
 -- name: tables
-SELECT id, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active
+SELECT id, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
+    (SELECT jsonb_object_agg(c ->> 'name', format_type((c ->> 'type')::oid, (c ->> 'typmod')::integer))
+        FROM jsonb_array_elements(shape -> 'columns') c)
 FROM pyreplica.replica_table
 WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
 ORDER BY schema_name, table_name, id
@@ -161,7 +163,10 @@ SELECT n.nspname::text, c.relname::text,
     ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(attnum, n)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum ORDER BY u.n),
     ARRAY(SELECT a.attname::text FROM pg_attribute a
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+    (SELECT jsonb_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p'
 WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND NOT c.relispartition

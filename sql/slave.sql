@@ -144,7 +144,7 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
         JOIN pg_class fc ON fc.oid = f.conrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
         WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0),
     (SELECT json_agg(json_build_array(
-            a.attname, format_type(a.atttypid, -1),
+            a.attname, format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod),
             -- a cast from text that is a function would not read the text as the type's input function does
             CASE WHEN EXISTS (SELECT FROM pg_cast WHERE castsource = 'text'::regtype AND casttarget = a.atttypid
                 AND castmethod = 'f')
@@ -162,7 +162,10 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
             a.attgenerated <> '', a.attidentity = 'a',
             a.attnotnull AND NOT a.atthasdef AND a.attidentity = '') ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    has_schema_privilege(n.oid, 'USAGE')
+        AND (SELECT bool_and(has_table_privilege(c.oid, p))
+            FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     -- a unique index on just the key columns, the primary key first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pyreplica import config
@@ -34,6 +35,11 @@ def register(
         help=help_,
         description=help_[0].upper() + help_[1:] + ".",
         epilog=f"example: {example}",
+    )
+    # also after the command, where many would write it; without a default, which would win over
+    # the one before it
+    made.add_argument(
+        "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
     if names is not None:
         made.add_argument(

@@ -7,9 +7,11 @@ import json
 import sys
 from dataclasses import asdict
 
+from rich.text import Text
+
 from pyreplica.cli.common import Commands, chosen, duration
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.output import console, error_console, print_json, table
+from pyreplica.cli.output import console, counted, error_console, print_json, table
 from pyreplica.errors import Differs
 from pyreplica.replication.compare import TableResult, compare
 
@@ -47,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
             results[config.name] = compare(
                 config,
                 timeout=arguments.timeout,
-                progress=lambda name, rows: status.update(f"{name}: {rows:,} rows"),
+                # no str: a name's brackets would be taken for markup
+                progress=lambda name, rows: status.update(Text(f"{name}: {rows:,} rows")),
             )
     finally:
         status.stop()
@@ -64,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     if unequal:
         name, result = unequal[0]
         raise Differs(
-            f"{len(unequal)} tables differ, {result.table} among them",
+            f"{result.table} differs"
+            if len(unequal) == 1
+            else f"{counted(len(unequal), 'table')} differ, {result.table} among them",
             where=name,
             hint="Stop writing to the slave's tables, and copy anew: "
             f"`pyreplica copy {name} --truncate`.",

@@ -18,7 +18,7 @@ from rich.progress import (
 
 from pyreplica.cli.common import Commands, chosen
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.output import console, error_console, seconds
+from pyreplica.cli.output import console, counted, error_console, seconds
 from pyreplica.config import ReplicationConfig
 from pyreplica.replication.copy import Copy
 
@@ -39,7 +39,19 @@ def register(commands: Commands) -> None:
     made.add_argument(
         "--truncate", action="store_true", help="remove the rows that the slave's tables have"
     )
-    made.add_argument("--workers", type=int, metavar="N", help="tables copied at a time")
+    made.add_argument(
+        "--workers",
+        type=workers,
+        metavar="N",
+        help="tables copied at a time, 1 to 64 (default: copy_workers of the configuration)",
+    )
+
+
+def workers(text: str) -> int:
+    """A number of workers on the command line; as many as `copy_workers` allows."""
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 64")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,8 +73,8 @@ def _copy(config: ReplicationConfig, arguments: argparse.Namespace) -> None:
         ).run()
     took = time.monotonic() - began
     console().print(
-        f"{config.name}: copied {copied.tables} tables, {copied.rows:,} rows in {seconds(took)}"
-        f" ({copied.rows / max(took, 0.001):,.0f} rows/s)"
+        f"{config.name}: copied {counted(copied.tables, 'table')}, {counted(copied.rows, 'row')}"
+        f" in {seconds(took)} ({copied.rows / max(took, 0.001):,.0f} rows/s)"
     )
 
 
@@ -72,7 +84,7 @@ class Bars:
     def __init__(self, name: str) -> None:
         self._name = name
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[rate]}"),

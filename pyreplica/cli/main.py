@@ -7,15 +7,22 @@ has passed; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pyreplica import __version__
 from pyreplica.cli import check, compare, copy, demo, install, run, status, uninstall, wait
 from pyreplica.cli.output import error_console
-from pyreplica.errors import ConfigError, PyReplicaError
+from pyreplica.errors import DatabaseError, PyReplicaError
+
+RAISED = "P0001"
+"""The SQLSTATE of RAISE EXCEPTION: what the scripts of sql/ refuse with, hint and all."""
 
 COMMANDS = (check, install, copy, run, status, wait, compare, uninstall, demo)
 
@@ -50,16 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a name that the terminal's encoding lacks is better shown escaped than not at all
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
+    # as Ctrl-C does: what was begun is taken back, nothing stays in the temporary folder
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(arguments.execute(arguments))
     except PyReplicaError as error:
-        console = error_console()
-        console.print(f"pyreplica: {error.line}", style="bold red")
-        if error.hint:
-            console.print(f"  hint: {error.hint}")
-        if error.details and not isinstance(error, ConfigError):
-            console.print(error.details, style="dim")
+        _show(error)
         return error.exit_code
     except KeyboardInterrupt:
         error_console().print("pyreplica: interrupted", style="bold red")
@@ -68,3 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output went away (| head)
         sys.stderr.close()
         return 1
+
+
+def _show(error: PyReplicaError) -> None:
+    console = error_console()
+    console.print(f"pyreplica: {error.line}", style="bold red")
+    if error.hint:
+        console.print(f"  hint: {error.hint}")
+    # where our own SQL raised an error says nothing to those who read it
+    ours = isinstance(error, DatabaseError) and error.sqlstate == RAISED
+    if error.details and not ours:
+        console.print(error.details, style="dim")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

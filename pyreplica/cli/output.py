@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -15,13 +16,13 @@ from rich.table import Table
 def console() -> Console:
     """Standard output; plain text, unwrapped, when it is no terminal."""
     # a file or a pipe has no width that lines should be folded to
-    width = None if sys.stdout.isatty() else 240
-    return Console(highlight=False, markup=False, width=width)
+    width = None if sys.stdout.isatty() else 100_000
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def error_console() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def table(
@@ -39,8 +40,12 @@ def table(
 
 
 def print_json(value: Any) -> None:
-    """A value for machines, on standard output."""
-    json.dump(value, sys.stdout, indent=2, default=str)
+    """A value for machines, on standard output; moments as in ISO 8601."""
+
+    def plain(other: object) -> str:
+        return other.isoformat() if isinstance(other, datetime) else str(other)
+
+    json.dump(value, sys.stdout, indent=2, default=plain)
     sys.stdout.write("\n")
 
 
@@ -52,6 +57,16 @@ def set_up_logging(level: str) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def one_line(text: str) -> str:
+    """A text without its line breaks, for instance what libpq says of a failed connection."""
+    return " ".join(line.strip() for line in text.splitlines())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 table", "2,000 tables"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def seconds(value: float) -> str:

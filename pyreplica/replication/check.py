@@ -172,11 +172,26 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 "Run `pyreplica install`.",
             )
             as_captured = CapturedTable(
-                0, table.schema, table.name, table.key, table.columns, False, True
+                0, table.schema, table.name, table.key, table.columns, False, True, table.types
             )
-        problem = misfit(as_captured, slave.describe(as_captured))
+        if not table.readable:
+            yield Finding(
+                "problem",
+                name,
+                "cannot be read on the master",
+                f"GRANT SELECT ON {name} TO the master's role, and USAGE on its schema.",
+            )
+        here = slave.describe(as_captured)
+        if here is not None and not here.writable:
+            yield Finding(
+                "problem",
+                name,
+                "cannot be written on the slave",
+                f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name} TO the slave's role.",
+            )
+        problem = misfit(as_captured, here)
         if problem is not None:
-            missing = slave.describe(as_captured) is None and not copied
+            missing = here is None and not copied
             yield Finding(
                 "note" if missing else "problem",
                 name,

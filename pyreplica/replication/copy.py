@@ -146,9 +146,9 @@ class Copy:
                 hint="Run the daemon. To begin again from the master's rows: --truncate.",
             )
         here = {t: slave.describe(t) for t in tables}
+        if unfinished and applied is not None and applied.made_schema:
+            return  # an earlier copy --schema of our own goes on
         if self._schema:
-            if unfinished and applied is not None and applied.made_schema:
-                return
             present = [t for t, found in here.items() if found is not None]
             if present:
                 raise Refused(
@@ -177,7 +177,12 @@ class Copy:
         identity = master.identity()
         confirmed = master.confirmed()
         applied = slave.applied()
-        restarted = applied is not None and not applied.ready and applied.made_schema
+        unfinished = applied is not None and not applied.ready
+        ours = unfinished and applied is not None and applied.made_schema
+        here = [slave.describe(table) for table in tables]
+        # an interrupted copy --schema has made the tables, and perhaps the keys and indexes too
+        make_tables = (self._schema or ours) and not any(here)
+        make_indexes = make_tables or (ours and not all(found and found.has_key for found in here))
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
         master.register(slave.identity())
@@ -193,13 +198,13 @@ class Copy:
             )
             snapshot = exporter.export_snapshot()
             position = exporter.position()
-            dump = self._dump(stack, master, slave, snapshot) if self._schema or restarted else None
-            if dump is not None and not restarted:
+            dump = self._dump(stack, master, slave, snapshot) if make_indexes else None
+            id_ = slave.begin_copy(identity, made_schema=make_tables)
+            slave.keep_tables(tables)
+            if dump is not None and make_tables:
                 self._progress.say("making the tables on the slave")
                 dump.restore(self._config.slave, "pre-data")
-            id_ = slave.begin_copy(identity, made_schema=dump is not None)
-            slave.keep_tables(tables)
-            if self._truncate or restarted or (applied is not None and not applied.ready):
+            elif self._truncate or unfinished:
                 self._empty(slave, tables)
             rows = self._tables(exporter, snapshot, tables)
             if dump is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import PyReplicaError, Unreachable
-from pyreplica.model import State, Status, Step
+from pyreplica.model import Position, State, Status, Step
 from pyreplica.replication.session import Session
 from pyreplica.replication.wakeup import Wakeup
 from pyreplica.slave import Slave
@@ -61,6 +61,7 @@ class Replication:
         self._lock = threading.Lock()
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._rotated = -ROTATE_EVERY
+        self._tidy = False
 
     # For other threads
 
@@ -123,7 +124,7 @@ class Replication:
     def _catch_up(self, session: Session) -> None:
         """Move batches with the doorbell off until a reading finds nothing."""
         session.master.set_doorbell(session.bit, False)
-        while not self._stop.is_set() and self._step(session):
+        while not self._stop.is_set() and self._step(session)[0]:
             pass
 
     def _sleep(self, session: Session) -> None:
@@ -135,7 +136,8 @@ class Replication:
         pause = LOOK_FIRST
         in_a_row = 0
         while not self._stop.is_set():
-            moved, running = self._step_and_running(session)
+            moved, read = self._step(session)
+            running = set(read.snapshot.running)
             unsettled = running if unsettled is None else unsettled & running
             if moved:
                 in_a_row += 1
@@ -146,24 +148,24 @@ class Replication:
             if unsettled:
                 self._wait(session, pause)
                 pause = min(pause * 2, LOOK_LONGEST)
+            elif not self._tidy:
+                self._tidy = session.tidy_log(read)
             else:
                 self._set_state(State.WAITING, session)
                 self._observe(Step.WAITING, session.cursor.batch)
                 self._wait(session, self.config.keepalive)
 
-    def _step(self, session: Session) -> int:
-        return self._step_and_running(session)[0]
-
-    def _step_and_running(self, session: Session) -> tuple[int, set[int]]:
-        moved, position = session.step()
+    def _step(self, session: Session) -> tuple[int, Position]:
+        moved, read = session.step()
         if moved:
             self._backoff.reset()
+            self._tidy = False
             self._set_state(State.CATCHING_UP, session)
             now = self._clock()
             if now - self._rotated >= ROTATE_EVERY:
                 self._rotated = now
                 session.rotate_log()
-        return moved, set(position.snapshot.running)
+        return moved, read
 
     def _wait(self, session: Session, timeout: float) -> None:
         session.master.connection.wait(timeout, self._stop, session.slave.connection)

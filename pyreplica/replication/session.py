@@ -187,15 +187,42 @@ class Session:
             )
         return TableStatements(captured, table)
 
-    def rotate_log(self) -> None:
-        """Look after the master's log; a failure there must not stop the replication."""
+    def rotate_log(self) -> str | None:
+        """Look after the master's log; a failure there must not stop the replication.
+
+        Returns:
+            What Master.rotate() says, None after a failure.
+        """
         try:
             done = self.master.rotate()
         except DatabaseError as error:
             self._log.warning("the log could not be rotated: %s", error)
-        else:
-            if done:
-                self._log.debug("a segment of the log was %s", done)
+            return None
+        if done is not None:
+            self._log.debug("rotation of the log: %s", done)
+        return done
+
+    def tidy_log(self, read: Position) -> bool:
+        """Give back what the log has grown by, when there is nothing to be moved.
+
+        A retired segment is truncated once the slave has confirmed a later moment. When no change
+        comes that would make it confirm one, an empty batch does, once.
+
+        Args:
+            read: a moment up to which the log was read and nothing was found.
+
+        Returns:
+            Whether this replication can do no more for now.
+        """
+        done = self.rotate_log()
+        if done == "switched":
+            return False  # the moment must be read anew, after the switch
+        if done == "waiting":
+            batch = Cursor(self.cursor.batch + 1, read)
+            self._observe(Step.FETCHED, batch.batch)
+            self._finish(batch, self._applier.apply((), batch))
+            self.rotate_log()
+        return True
 
 
 def known(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:

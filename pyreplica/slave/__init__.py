@@ -66,7 +66,7 @@ class Slave(Side):
         )
         if not rows:
             return None
-        schema, name, partitioned, other_unique, has_key, referenced_by, columns = rows[0]
+        schema, name, partitioned, other_unique, has_key, referenced_by, columns, writable = rows[0]
         return SlaveTable(
             schema,
             name,
@@ -75,6 +75,7 @@ class Slave(Side):
             has_key,
             other_unique,
             tuple(referenced_by),
+            writable,
         )
 
     # The cursor

@@ -7,6 +7,7 @@ large one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pyreplica.database import sql
@@ -151,6 +152,14 @@ def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str]
             f"column {generated[0]} of table {captured} is generated on the slave only",
             "Make it a plain column on the slave, or generated on the master as well.",
         )
+    for name in dict.fromkeys((*captured.key, *captured.columns)):
+        theirs, ours = captured.types[name], table.columns[name].full_type
+        if not _keeps(theirs, ours, table.columns[name].type):
+            return (
+                f"column {name} of table {captured} is {theirs} on the master and {ours} on the "
+                "slave, which could not hold every value unchanged",
+                f"Change it on the slave: ALTER TABLE {captured} ALTER COLUMN {name} TYPE {theirs}",
+            )
     if not table.has_key:
         return (
             f"table {captured} on the slave has no unique key on ({', '.join(captured.key)})",
@@ -169,3 +178,26 @@ def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str]
             f"Give it a default: ALTER TABLE {captured} ALTER COLUMN {extra[0]} SET DEFAULT ...",
         )
     return None
+
+
+_WIDER = {
+    "smallint": {"integer", "bigint", "numeric"},
+    "integer": {"bigint", "numeric"},
+    "bigint": {"numeric"},
+    "character varying": {"text"},
+    "text": {"character varying"},
+}
+"""Types without a length that hold every value of another one, and print it the same."""
+
+
+def _keeps(theirs: str, ours: str, ours_without_length: str) -> bool:
+    """Whether a column of the slave keeps every value of the master's column as it is."""
+    if theirs == ours:
+        return True
+    base = re.sub(r"\([\d,]+\)", "", theirs)
+    if ours != ours_without_length:
+        # with a length of its own: at most a longer varchar does
+        varchar = r"character varying\((\d+)\)"
+        shorter, longer = re.fullmatch(varchar, theirs), re.fullmatch(varchar, ours)
+        return shorter is not None and longer is not None and int(shorter[1]) <= int(longer[1])
+    return base == ours or ours in _WIDER.get(base, ())
