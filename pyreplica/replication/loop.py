@@ -151,6 +151,7 @@ class Replication:
             elif not self._tidy:
                 self._tidy = session.tidy_log(read)
             else:
+                self._backoff.reset()
                 self._set_state(State.WAITING, session)
                 self._observe(Step.WAITING, session.cursor.batch)
                 self._wait(session, self.config.keepalive)
