@@ -309,7 +309,7 @@ DECLARE
     t record;
 BEGIN
     LOOP
-        SELECT y.typtype, y.typbasetype, y.typoutput, n.nspname, p.proname INTO t
+        SELECT y.typtype, y.typbasetype, n.nspname, p.proname, p.proargtypes[0] AS printable INTO t
         FROM pg_type y JOIN pg_proc p ON p.oid = y.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE y.oid = base;
         EXIT WHEN t.typtype <> 'd';
@@ -320,6 +320,10 @@ BEGIN
     END IF;
     IF base = 'text'::regtype THEN
         RETURN expression;
+    END IF;
+    IF t.printable <> base AND (SELECT typtype FROM pg_type WHERE oid = t.printable) <> 'p' THEN
+        -- a type that borrows the output function of one with the same representation (refcursor: text)
+        expression := format('(%s)::%s', expression, format_type(t.printable, -1));
     END IF;
     RETURN format('textin(%I.%I(%s))', t.nspname, t.proname, expression);
 END
