@@ -41,7 +41,7 @@ lint: setup ## check style, types and layers
 	@echo 'ruff check' && $(bin)/ruff check --quiet
 	@echo 'ruff format' && $(bin)/ruff format --check --quiet
 	@echo 'mypy' && $(bin)/mypy --no-error-summary
-	@echo 'lint-imports' && $(bin)/lint-imports --no-timing > $(venv)/lint-imports.log 2>&1 || { cat $(venv)/lint-imports.log; exit 1; }
+	@echo 'lint-imports' && $(bin)/lint-imports > $(venv)/lint-imports.log 2>&1 || { cat $(venv)/lint-imports.log; exit 1; }
 
 test: lint ## lint, then run the tests
 	@echo 'pytest'

@@ -21,7 +21,7 @@ from psycopg2 import errorcodes, sql
 
 from pyreplica.errors import DatabaseError, PyReplicaError, Unreachable
 
-__all__ = ["Connection", "errorcodes", "pump", "sql", "without_password"]
+__all__ = ["Connection", "Row", "errorcodes", "pump", "sql", "without_password"]
 
 Query = str | sql.Composable
 Row = tuple[Any, ...]
@@ -97,10 +97,10 @@ class Connection:
             self._connection = psycopg2.connect(**{**defaults, **given})
         except psycopg2.OperationalError as error:
             raise Unreachable(
-                "cannot connect: " + str(error).strip(),
+                "cannot connect: " + "; ".join(str(error).strip().splitlines()),
                 where=where,
-                hint="Is the server running, and does the connection string name the right host, "
-                "port, database and user?",
+                hint="Start the server, or correct host, port, database and user in the "
+                "connection string.",
             ) from None
         self._connection.autocommit = True
         settings = _SETTINGS

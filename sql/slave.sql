@@ -82,7 +82,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {net} (
 -- name: staged_tables
 SELECT tab, count(*) FILTER (WHERE op <> 'T'), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
     coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false)
-FROM {stage} GROUP BY tab
+FROM {stage} GROUP BY tab ORDER BY min(id)
 
 -- One net change for each key. kind: I insert, U update, D delete; r replace, u, d: the same without expecting
 -- that the row is there or not. See pyreplica/slave/fold.py, which does the same for small batches.

@@ -404,6 +404,8 @@ class Cluster:
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
+                # Ctrl-C on the terminal is for us: a pg_ctl that it ends leaves a server behind.
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired as error:
             raise TimedOut(

@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 from pyreplica import sqlfiles
-from pyreplica.database import Connection, pump, sql
+from pyreplica.database import Connection, Row, pump, sql
 from pyreplica.errors import ApplyError, DatabaseError
-from pyreplica.model import CapturedTable, Change, Cursor
+from pyreplica.model import Change, Cursor
 from pyreplica.slave import Slave, emptying, is_unique_violation, staging
+from pyreplica.slave.culprit import find_culprit
 from pyreplica.slave.fold import Net, fold
 from pyreplica.slave.statements import Part, TableStatements
 
 _SQL = sqlfiles.statements("slave.sql")
+
+_T = TypeVar("_T")
+
+MOST_PREPARED = 500
+"""The server's memory is given back after so many prepared statements; each set of columns that an
+UPDATE changes has its own."""
 
 Lookup = Callable[[int], TableStatements | None]
 """Gives the statements of a log row's table; None for one this replication leaves out."""
@@ -52,6 +59,9 @@ class Applier:
         Raises:
             ApplyError: a change cannot be applied; it is named.
         """
+        if len(self._prepared) > MOST_PREPARED:
+            self._connection.execute("DEALLOCATE ALL")
+            self._prepared.clear()
         tables = self._by_table(changes)
         applied = sum(len(rows) for _, rows in tables.values())
         try:
@@ -82,11 +92,17 @@ class Applier:
         self, tables: Mapping[int, tuple[TableStatements, list[Change]]], careful: bool
     ) -> list[Part]:
         """All statements of the batch, in their order."""
+        waves = _waves((id_, *found) for id_, found in tables.items())
+        return [statement for wave in waves for statement in self._small_wave(wave, careful)]
+
+    def _small_wave(
+        self, wave: Iterable[tuple[int, TableStatements, list[Change]]], careful: bool
+    ) -> list[Part]:
         emptied: list[TableStatements] = []
         deletes: list[Part] = []
         updates: list[Part] = []
         inserts: list[Part] = []
-        for id_, (statements, changes) in tables.items():
+        for id_, statements, changes in wave:
             last = max((n for n, c in enumerate(changes) if c.op == "T"), default=-1)
             if last >= 0:
                 emptied.append(statements)
@@ -97,14 +113,17 @@ class Applier:
                     if chosen:
                         call = self._execute(id_, statements, op, kind == expected, (), chosen)
                         (deletes if op == "delete" else inserts).append(call)
+            if careful and statements.table.other_unique:
+                # all in one statement: whatever column changes with it, a value may change hands
+                chosen = [net for net in nets if net.kind in "Uu"]
+                if chosen:
+                    updates.append(self._execute(id_, statements, "reinsert", False, (), chosen))
+                continue
             for kind in "Uu":
                 for columns, chosen in _by_columns(nets, kind).items():
-                    how = "reinsert" if careful and statements.table.other_unique else "update"
-                    updates.append(
-                        self._execute(
-                            id_, statements, how, kind == "U" and how == "update", columns, chosen
-                        )
-                    )
+                    how = "reinsert" if statements.updates_identity(columns) else "update"
+                    strict = kind == "U" and how == "update"
+                    updates.append(self._execute(id_, statements, how, strict, columns, chosen))
         return [*emptying([s.table for s in emptied]), *deletes, *updates, *inserts]
 
     def _execute(
@@ -182,14 +201,14 @@ class Applier:
             if not _is_data_error(error):
                 raise
             if not is_unique_violation(error):
-                self._find_culprit(self._staged_changes(), error)
+                self._blame(self._staged_changes(), error)
             try:
                 applied = self._apply_stage(cursor, careful=True)
             except DatabaseError as again:
                 self._connection.rollback()
                 if not _is_data_error(again):
                     raise
-                self._find_culprit(self._staged_changes(), again)
+                self._blame(self._staged_changes(), again)
         self._warn()
         return int(applied)
 
@@ -198,21 +217,8 @@ class Applier:
         run(sql.SQL("BEGIN; TRUNCATE {net}").format(**self._staging))
         rows = self._connection.query(sql.SQL(_SQL["staged_tables"]).format(**self._staging))
         wanted = [(found, row) for row in rows if (found := self._lookup(row[0])) is not None]
-        for statement in emptying([s.table for s, row in wanted if row[2]]):
-            run(statement)
-        sources: list[tuple[TableStatements, int, str]] = []
-        for statements, (id_, count, truncated, inserts, deletes) in wanted:
-            if inserts or deletes:
-                # every key occurs once: nothing to fold
-                sources.append((statements, id_, "I" if inserts else "D"))
-            elif count:
-                run(sql.SQL(_SQL["fold"]).format(**self._staging), {"tab": id_, "after": truncated})
-                sources.append((statements, id_, ""))
-        update = "reinsert" if careful else "update"
-        for how, kinds in (("delete", "Ddr"), (update, "Uu"), ("insert", "Ir")):
-            for statements, id_, all_kind in sources:
-                for kind in kinds:
-                    self._apply_net(statements, id_, how, kind, all_kind)
+        for wave in _waves((row[0], statements, row) for statements, row in wanted):
+            self._apply_wave(wave, careful)
         applied = sum(row[1] + (row[2] > 0) for _, row in wanted)
         run(
             sql.SQL("{}; {}").format(
@@ -222,40 +228,68 @@ class Applier:
         )
         return int(applied)
 
+    def _apply_wave(self, wave: Sequence[tuple[int, TableStatements, Row]], careful: bool) -> None:
+        run = self._connection.execute
+        for statement in emptying([statements.table for _, statements, row in wave if row[2]]):
+            run(statement)
+        sources: list[tuple[TableStatements, int, str]] = []
+        for id_, statements, (_, count, truncated, inserts, deletes) in wave:
+            if inserts or deletes:
+                # every key occurs once: nothing to fold
+                sources.append((statements, id_, "I" if inserts else "D"))
+            elif count:
+                run(sql.SQL(_SQL["fold"]).format(**self._staging), {"tab": id_, "after": truncated})
+                sources.append((statements, id_, ""))
+        for how, kinds in (("delete", "Ddr"), ("update", "Uu"), ("insert", "Ir")):
+            for statements, id_, all_kind in sources:
+                reinsert = how == "update" and (
+                    (careful and statements.table.other_unique)
+                    or statements.updates_identity(statements.captured.columns)
+                )
+                if reinsert:
+                    self._apply_net(statements, id_, "reinsert", kinds, all_kind)
+                    continue
+                for kind in kinds:
+                    self._apply_net(statements, id_, how, kind, all_kind)
+
     def _apply_net(
-        self, statements: TableStatements, id_: int, how: str, kind: str, all_kind: str
+        self, statements: TableStatements, id_: int, how: str, kinds: str, all_kind: str
     ) -> None:
-        if all_kind and kind != all_kind:
+        """Apply the net changes of these kinds in one statement."""
+        if all_kind and all_kind not in kinds:
             return
         source = sql.SQL(
             "(SELECT key::jsonb AS key, row FROM {stage} WHERE tab = {tab})"
             if all_kind
-            else "(SELECT key::jsonb AS key, row FROM {net} WHERE tab = {tab} AND kind = {kind})"
-        ).format(**self._staging, tab=sql.Literal(id_), kind=sql.Literal(kind))
-        if how == "reinsert" and not statements.table.other_unique:
-            how = "update"
+            else "(SELECT key::jsonb AS key, row FROM {net} WHERE tab = {tab} AND kind IN ({kinds}))"
+        ).format(
+            **self._staging,
+            tab=sql.Literal(id_),
+            kinds=sql.SQL(", ").join(map(sql.Literal, kinds)),
+        )
         if how == "update" and not self._columns_to_update(statements):
             return
         statement = _statement(statements, how, source, None)
-        if kind in "UD" and how != "reinsert":
+        if kinds in ("U", "D"):
             expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
             statement = _expecting(statement, expected, how, str(statements.captured))
         self._connection.execute(statement)
 
     def _columns_to_update(self, statements: TableStatements) -> bool:
         return any(
-            not c.generated and not c.identity_always and c.name in statements.captured.columns
+            not c.generated and c.name in statements.captured.columns
             for c in statements.table.columns.values()
             if c.name not in statements.captured.key
         )
 
-    def _staged_changes(self) -> dict[int, tuple[TableStatements, list[Change]]]:
-        rows = self._connection.query(
-            sql.SQL(
-                "SELECT id, tab, op::text, key, row::text FROM {stage} ORDER BY id LIMIT 1000000"
-            ).format(**self._staging)
+    def _staged_changes(self) -> Iterator[Change]:
+        """What was staged, through a cursor: there may be too much for this process's memory."""
+        rows = self._connection.stream(
+            sql.SQL("SELECT id, tab, op::text, key, row::text FROM {stage} ORDER BY id").format(
+                **self._staging
+            )
         )
-        return self._by_table([Change(*row) for row in rows])
+        return (Change(*row) for row in rows)
 
     # Both
 
@@ -276,34 +310,18 @@ class Applier:
                 if not _is_data_error(again):
                     raise
                 error = again
-        self._find_culprit(tables, error)
+        self._blame(sorted(c for _, changes in tables.values() for c in changes), error)
 
-    def _find_culprit(
-        self,
-        tables: Mapping[int, tuple[TableStatements, list[Change]]],
-        error: DatabaseError,
-    ) -> NoReturn:
-        """Redo the batch change by change, each in a savepoint, to name the one that fails."""
-        ordered = sorted(
-            (change, id_) for id_, (_, changes) in tables.items() for change in changes
-        )
+    def _blame(self, changes: Iterable[Change], error: DatabaseError) -> NoReturn:
+        """Raise the error that names the change at fault, if there is a single one."""
         self._connection.execute("BEGIN")
         try:
-            for change, id_ in ordered:
-                statements = tables[id_][0]
-                one = self._small({id_: (statements, [change])}, careful=False)
-                try:
-                    self._connection.execute(sql.SQL("SAVEPOINT change"))
-                    for statement in one:
-                        self._connection.execute(statement)
-                    self._connection.execute("RELEASE SAVEPOINT change")
-                except DatabaseError as found:
-                    raise self._apply_error(found, statements.captured, change) from None
+            found = find_culprit(self._connection, changes, self._lookup, self._statements_for)
         finally:
             self._connection.rollback()
             self._connection.notices()
-        # each change alone is fine: the batch as a whole is not
-        raise ApplyError(
+        # when each change alone is fine, the batch as a whole is not
+        raise found or ApplyError(
             error.what,
             table="",
             key="",
@@ -312,27 +330,30 @@ class Applier:
             details=error.details,
         ) from error
 
-    def _apply_error(
-        self, error: DatabaseError, table: CapturedTable, change: Change
-    ) -> ApplyError:
-        words = {"I": "insert", "U": "update", "D": "delete", "T": "truncate"}
-        what = f"cannot {words[change.op.upper()]} {table} {change.key}: {error.what}"
-        if change.op == "I" and is_unique_violation(error):
-            what = f"conflict insert_exists: {what}"
-        return ApplyError(
-            what,
-            table=str(table),
-            key=change.key,
-            change_id=change.id,
-            where=error.where,
-            hint=error.hint
-            or "Repair the row or the table on the slave; replication goes on by itself.",
-            details=error.details,
-        )
+    def _statements_for(self, changes: Sequence[Change]) -> list[Part]:
+        return self._small(self._by_table(changes), careful=False)
 
     def _warn(self) -> None:
         for notice in self._connection.notices():
             self._log.warning("%s", notice.removeprefix("WARNING:").strip())
+
+
+def _waves(
+    generations: Iterable[tuple[int, TableStatements, _T]],
+) -> Iterator[list[tuple[int, TableStatements, _T]]]:
+    """The generations of a batch's tables, by their first changes, in groups to be applied in turn.
+
+    DDL begins a new generation of a table. Its changes belong after all those of the one before it,
+    also where they are of the same rows; the tables among themselves have no such order.
+    """
+    wave: dict[str, tuple[int, TableStatements, _T]] = {}
+    for one in generations:
+        table = str(one[1].table)
+        if table in wave:
+            yield list(wave.values())
+            wave = {}
+        wave[table] = one
+    yield list(wave.values())
 
 
 def _statement(

@@ -8,7 +8,7 @@ large one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError
@@ -44,6 +44,10 @@ class TableStatements:
             if name not in captured.key and not table.columns[name].generated
         ]
 
+    def updates_identity(self, columns: Iterable[str]) -> bool:
+        """Whether one of these is GENERATED ALWAYS AS IDENTITY, which UPDATE refuses to set."""
+        return any(c.identity_always and c.name in columns for c in self._others)
+
     def delete(self, source: Part) -> Part:
         """DELETE of the rows with the keys of the source."""
         return sql.SQL("DELETE FROM {}{} t USING {} c WHERE {}").format(
@@ -53,12 +57,11 @@ class TableStatements:
     def update(self, source: Part, columns: Sequence[str] | None = None) -> Part:
         """UPDATE of the given columns, or of whichever columns each change has."""
         if columns is None:
-            changed = [c for c in self._others if not c.identity_always]
             assignments = [
                 sql.SQL("{0} = CASE WHEN c.row ? {1} THEN {2} ELSE t.{0} END").format(
                     sql.Identifier(column.name), sql.Literal(column.name), _value("row", column)
                 )
-                for column in changed
+                for column in self._others
             ]
         else:
             assignments = [
@@ -87,9 +90,10 @@ class TableStatements:
         """UPDATE by taking the rows out and putting them back merged with their changes.
 
         For values of another unique key that change hands between rows: one UPDATE would meet the
-        old holder. The ORDER BY has all rows taken out before the first is put back.
+        old holder. The ORDER BY has all rows taken out before the first is put back. Also for
+        identity columns that cannot be updated. What only the slave has in a row stays.
         """
-        columns = [c for c in self._key if not c.generated] + self._others
+        columns = [c for c in self.table.columns.values() if not c.generated]
         return sql.SQL(
             "WITH taken AS (DELETE FROM {only}{name} t USING {source} c WHERE {same} "
             "RETURNING t.*, c.row AS pyreplica_row, c.key AS pyreplica_key) "
