@@ -92,15 +92,14 @@ SELECT tab, kind, key, merged FROM (
     SELECT tab, key, merged,
         CASE
             WHEN base IS NULL THEN CASE WHEN strict THEN 'U' ELSE 'u' END
-            WHEN last_op IN ('D', 'd') THEN
+            WHEN base_op IN ('D', 'd') THEN
                 CASE WHEN NOT strict THEN 'd' WHEN first_op = 'I' THEN NULL ELSE 'D' END
-            WHEN base_op IN ('D', 'd') THEN 'u'
             WHEN strict AND first_op = 'I' THEN 'I'
             ELSE 'r'
         END::"char" AS kind
     FROM (
         SELECT tab, key, base, bool_and(op IN ('I', 'U', 'D')) AS strict,
-            (array_agg(op ORDER BY id))[1] AS first_op, (array_agg(op ORDER BY id DESC))[1] AS last_op,
+            (array_agg(op ORDER BY id))[1] AS first_op,
             (array_agg(op ORDER BY id) FILTER (WHERE id = base))[1] AS base_op,
             pyreplica.merge(row ORDER BY id) FILTER (WHERE base IS NULL OR id >= base) AS merged
         FROM (

@@ -47,17 +47,15 @@ def _net(key: str, history: list[tuple[str, str | None]]) -> Net | None:
         op, row = history[0]
         return Net("r" if op == "i" else op, key, row)
     strict = all(op in "IUD" for op, _ in history)
-    first, last = history[0][0], history[-1][0]
+    first = history[0][0]
     base = max((n for n, (op, _) in enumerate(history) if op in RESET), default=None)
     row = _merged(row for _, row in history[base or 0 :])
     if base is None:
         return Net("U" if strict else "u", key, row)
-    if last in "Dd":
+    if history[base][0] in "Dd":
         if not strict:
             return Net("d", key, None)
         return None if first == "I" else Net("D", key, None)
-    if history[base][0] in "Dd":
-        return Net("u", key, row)
     return Net("I" if strict and first == "I" else "r", key, row)
 
 
