@@ -36,6 +36,7 @@ SET lc_monetary = 'C';
 SET xmlbinary = base64;
 SET xmloption = content;
 SET search_path = pg_catalog, pg_temp;
+SET row_security = off;
 SET standard_conforming_strings = on;
 SET client_min_messages = warning;
 SET statement_timeout = 0;
@@ -97,7 +98,7 @@ class Connection:
             self._connection = psycopg2.connect(**{**defaults, **given})
         except psycopg2.OperationalError as error:
             raise Unreachable(
-                "cannot connect: " + "; ".join(str(error).strip().splitlines()),
+                "cannot connect: " + " ".join(str(error).split()),
                 where=where,
                 hint="Start the server, or correct host, port, database and user in the "
                 "connection string.",
@@ -173,6 +174,9 @@ class Connection:
 
     def rollback(self) -> None:
         """End an open transaction, if there is one and the connection still lives."""
+        status = self._connection.get_transaction_status()
+        if status == psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+            return  # the server would warn
         with suppress(psycopg2.Error), self._connection.cursor() as cursor:
             cursor.execute("ROLLBACK")
 
@@ -254,8 +258,18 @@ class Connection:
             raise self._translated(error) from error
 
     def _translated(self, error: psycopg2.Error) -> PyReplicaError:
-        lost = self._connection.closed or (
-            (error.pgcode or "")[:2] in ("08", "57") and (error.pgcode != errorcodes.QUERY_CANCELED)
+        # libpq's own errors have no SQLSTATE: not the server has answered
+        libpq = error.pgcode is None and type(error) in (
+            psycopg2.DatabaseError,
+            psycopg2.OperationalError,
+        )
+        lost = (
+            libpq
+            or self._connection.closed
+            or (
+                (error.pgcode or "")[:2] in ("08", "57")
+                and (error.pgcode != errorcodes.QUERY_CANCELED)
+            )
         )
         message = error.diag.message_primary or str(error).strip() or type(error).__name__
         if lost:
@@ -274,7 +288,8 @@ class Connection:
             hint=error.diag.message_hint or "",
             details="\n".join(details),
             sqlstate=error.pgcode or "",
-            retry=(error.pgcode or "")[:2] in ("40", "53", "55", "58"),
+            # 57 here is what somebody has cancelled
+            retry=(error.pgcode or "")[:2] in ("40", "53", "55", "57", "58"),
         )
 
 

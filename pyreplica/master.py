@@ -58,6 +58,7 @@ class TableSize:
 class MasterTable:
     """A table of the master, captured or not; ``reason`` says why it cannot be replicated."""
 
+    relid: int
     schema: str
     name: str
     reason: str | None
@@ -99,10 +100,8 @@ class Master(Side):
         """The captured tables as they are now, or the given generations of them."""
         rows = self.connection.query(_SQL["tables"], {"ids": None if ids is None else list(ids)})
         return [
-            CapturedTable(
-                id_, schema, table, tuple(key), tuple(columns), partitioned, active, types
-            )
-            for id_, schema, table, key, columns, partitioned, active, types in rows
+            CapturedTable(id_, relid, schema, table, tuple(key), tuple(columns), *rest)
+            for id_, relid, schema, table, key, columns, *rest in rows
         ]
 
     # The slave's record
@@ -200,8 +199,8 @@ class Master(Side):
     def all_tables(self) -> list[MasterTable]:
         """Every table of the database; needs nothing installed."""
         return [
-            MasterTable(schema, name, reason, tuple(key), tuple(columns), types, readable)
-            for schema, name, reason, key, columns, types, readable in self.connection.query(
+            MasterTable(relid, schema, name, reason, tuple(key), tuple(columns), *rest)
+            for relid, schema, name, reason, key, columns, *rest in self.connection.query(
                 _SQL["all_tables"]
             )
         ]

@@ -136,11 +136,13 @@ class CapturedTable:
     """A generation of a table that is captured on the master (``replica_table``).
 
     Args:
+        relid: its oid on the master, which outlives its name.
         columns: those that are logged; generated ones are not.
         types: every column's type with its length, as SQL.
     """
 
     id: int
+    relid: int
     schema: str
     name: str
     key: tuple[str, ...]

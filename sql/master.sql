@@ -16,7 +16,7 @@ SELECT version FROM pyreplica.replica_version WHERE side = 'master'
 SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 
 -- name: tables
-SELECT id, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
+SELECT id, relid::bigint, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
     (SELECT jsonb_object_agg(c ->> 'name', format_type((c ->> 'type')::oid, (c ->> 'typmod')::integer))
         FROM jsonb_array_elements(shape -> 'columns') c)
 FROM pyreplica.replica_table
@@ -154,7 +154,7 @@ SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u')
 -- Every table somebody may want replicated, as pyreplica.candidates() sees them, for a master where nothing is
 -- installed yet.
 -- name: all_tables
-SELECT n.nspname::text, c.relname::text,
+SELECT c.oid::bigint, n.nspname::text, c.relname::text,
     CASE
         WHEN c.relkind = 'f' THEN 'it is a foreign table'
         WHEN c.relpersistence = 'u' THEN 'it is unlogged'
@@ -173,7 +173,7 @@ WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND NOT c.relispa
     AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'pyreplica')
     AND NOT EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1, 2
+ORDER BY 2, 3
 
 -- name: plpython_users
 SELECT count(*) FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang

@@ -79,15 +79,17 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_cursor (
     applied_at timestamptz
 ) WITH (fillfactor = 20);
 
--- The tables of each replication, as they are named on the master. A table that was never copied is not applied.
+-- The tables of each replication, as they were named on the master when they were copied. They are known by their
+-- oid there, so that a renamed table is not taken for another one. A table that was never copied is not applied.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_copy (
     replication text NOT NULL,
+    master_relid oid NOT NULL,
     schema_name text NOT NULL,
     table_name text NOT NULL,
     state text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'ready')),
     rows_copied bigint,
     copied_at timestamptz,
-    PRIMARY KEY (replication, schema_name, table_name)
+    PRIMARY KEY (replication, master_relid)
 );
 
 -- What the daemon last had to say. Apart from the cursor, whose row a prepared transaction may hold.
@@ -140,7 +142,8 @@ $$;
 COMMENT ON FUNCTION pyreplica.expect(bigint, bigint, text, text) IS 'slave';
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pyreplica FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pyreplica FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pyreplica FROM PUBLIC;
 
 COMMIT;

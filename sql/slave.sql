@@ -15,6 +15,9 @@ SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), current_user::text,
     pg_encoding_to_char((SELECT encoding FROM pg_database WHERE datname = current_database()))::text
 
+-- name: may_create
+SELECT has_database_privilege(current_database(), 'CREATE')
+
 -- name: cursor
 SELECT id, master_system, master_database, state = 'ready', made_schema, batch, snapshot::text, log_id, snapshot_at,
     changes, last_batch_changes, applied_at
@@ -40,25 +43,25 @@ RETURNING id
 UPDATE pyreplica.replica_cursor
 SET state = 'ready', made_schema = false, batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s,
     snapshot_at = %(at)s, changes = 0, last_batch_changes = 0, applied_at = now()
-WHERE replication = %(replication)s
+WHERE replication = %(replication)s;
+DELETE FROM pyreplica.replica_status WHERE replication = %(replication)s
 
 -- name: copying_table
-INSERT INTO pyreplica.replica_copy (replication, schema_name, table_name)
-VALUES (%(replication)s, %(schema)s, %(table)s)
-ON CONFLICT (replication, schema_name, table_name) DO UPDATE
-    SET state = 'copying', rows_copied = NULL, copied_at = NULL
+INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, table_name)
+VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s)
+ON CONFLICT (replication, master_relid) DO UPDATE
+    SET schema_name = excluded.schema_name, table_name = excluded.table_name,
+        state = 'copying', rows_copied = NULL, copied_at = NULL
 
 -- name: copied_table
 UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now()
-WHERE replication = %(replication)s AND schema_name = %(schema)s AND table_name = %(table)s
+WHERE replication = %(replication)s AND master_relid = %(relid)s
 
 -- name: forget_tables
-DELETE FROM pyreplica.replica_copy
-WHERE replication = %(replication)s AND NOT (schema_name, table_name) IN (SELECT * FROM unnest(%(schemas)s::text[], %(tables)s::text[]))
+DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND master_relid <> ALL (%(relids)s::oid[])
 
 -- name: copied_tables
-SELECT schema_name, table_name, state = 'ready' FROM pyreplica.replica_copy WHERE replication = %(replication)s
-ORDER BY schema_name, table_name
+SELECT master_relid::bigint, state = 'ready' FROM pyreplica.replica_copy WHERE replication = %(replication)s
 
 -- name: remove
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s;

@@ -148,7 +148,7 @@ def _both(master: Master, slave: Slave) -> Iterator[Finding]:
 def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
     """Which tables can be replicated, and whether the slave's fit."""
     installed = _installed(master)
-    captured = {(t.schema, t.name): t for t in (master.tables() if installed else ())}
+    captured = {t.relid: t for t in (master.tables() if installed else ())}
     copied = slave.copied_tables() if _installed(slave) else {}
     chosen = [t for t in master.all_tables() if config.includes(t.schema, t.name)]
     if not chosen:
@@ -163,7 +163,7 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
         if table.reason is not None:
             yield Finding("note", name, f"will not be replicated: {table.reason}")
             continue
-        as_captured = captured.get((table.schema, table.name))
+        as_captured = captured.get(table.relid)
         if as_captured is None:
             yield Finding(
                 "note",
@@ -172,7 +172,15 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 "Run `pyreplica install`.",
             )
             as_captured = CapturedTable(
-                0, table.schema, table.name, table.key, table.columns, False, True, table.types
+                0,
+                table.relid,
+                table.schema,
+                table.name,
+                table.key,
+                table.columns,
+                False,
+                True,
+                table.types,
             )
         if not table.readable:
             yield Finding(
@@ -200,9 +208,9 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 if missing
                 else problem[1],
             )
-        elif installed and (table.schema, table.name) in captured:
+        elif installed and table.relid in captured:
             yield Finding("ok", name, "is captured, and the slave's table fits")
-        if copied and not copied.get((table.schema, table.name)):
+        if copied and not copied.get(table.relid):
             yield Finding(
                 "problem",
                 name,

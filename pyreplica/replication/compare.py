@@ -85,7 +85,7 @@ def compare(
                 continue
             here = slave.describe(table)
             problem = misfit(table, here)
-            if not copied.get((table.schema, table.name)):
+            if not copied.get(table.relid):
                 results.append(TableResult(str(table), problem="it was never copied"))
             elif problem is not None or here is None:
                 results.append(TableResult(str(table), problem=problem[0] if problem else ""))

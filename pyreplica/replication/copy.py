@@ -162,11 +162,7 @@ class Copy:
         # what an unfinished copy of our own has left may go
         ours = set(slave.copied_tables()) if unfinished else set()
         for table in tables:
-            if (
-                not self._truncate
-                and (table.schema, table.name) not in ours
-                and slave.has_rows(table)
-            ):
+            if not self._truncate and table.relid not in ours and slave.has_rows(table):
                 raise Refused(
                     f"table {table} on the slave has rows",
                     where=self._config.name,

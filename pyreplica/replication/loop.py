@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig
@@ -62,6 +63,7 @@ class Replication:
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._rotated = -ROTATE_EVERY
         self._tidy = False
+        self._last_error: str | None = None
 
     # For other threads
 
@@ -92,10 +94,11 @@ class Replication:
                         break
                     self._failed(error)
                     if not error.retry:
+                        self._record(error)
                         return error
-                    delay = self._backoff.delay()
-                    self._log.info("next try in %.1f s", delay)
-                    self._stop.wait(delay)
+                    if not isinstance(error, Unreachable):
+                        self._record(error)
+                    self._delay()
             self._set_state(State.STOPPED)
             return None
         finally:
@@ -109,17 +112,33 @@ class Replication:
             self._session = session
         try:
             session.master.listen()
-            self._set_state(State.CATCHING_UP, session)
-            session.slave.set_status("running")
             self._log.info("connected, at batch %d", session.cursor.batch)
             while not self._stop.is_set():
-                self._catch_up(session)
-                self._sleep(session)
-            session.slave.set_status("stopped")
+                try:
+                    self._set_state(State.CATCHING_UP, session)
+                    session.slave.set_status("running")
+                    self._catch_up(session)
+                    self._sleep(session)
+                except PyReplicaError as error:
+                    if self._stop.is_set() or isinstance(error, Unreachable) or not error.retry:
+                        raise
+                    self._failed(error)
+                    session.recover()
+                    session.slave.set_status("failed", error.line)
+                    self._delay()
         finally:
+            if self._stop.is_set():
+                with suppress(PyReplicaError):
+                    session.slave.connection.rollback()
+                    session.slave.set_status("stopped")
             with self._lock:
                 self._session = None
             session.close()
+
+    def _delay(self) -> None:
+        delay = self._backoff.delay()
+        self._log.info("next try in %.1f s", delay)
+        self._stop.wait(delay)
 
     def _catch_up(self, session: Session) -> None:
         """Move batches with the doorbell off until a reading finds nothing."""
@@ -175,30 +194,24 @@ class Replication:
 
     def _set_state(self, state: State, session: Session | None = None) -> None:
         batch, changes = self.status.batch, self.status.changes
-        error = self.status.error
         if session is not None:
-            batch, changes, error = session.cursor.batch, session.changes, None
-        status = Status(self.config.name, state, batch, changes, error)
+            batch, changes = session.cursor.batch, session.changes
+        if state is State.WAITING:
+            self._last_error = None
+        status = Status(self.config.name, state, batch, changes, self._last_error)
         if status != self.status:
             self.status = status
             self._publish(status)
 
     def _failed(self, error: PyReplicaError) -> None:
-        repeated = self.status.error == error.line
-        self._log.log(
-            logging.INFO if repeated else logging.ERROR,
-            "%s%s",
-            error.line,
-            f" ({error.hint})" if error.hint else "",
-        )
+        """Say what failed; the same thing again only for those who look closely."""
+        repeated = self._last_error == error.line
+        self._last_error = error.line
+        hint = f" ({error.hint})" if error.hint else ""
+        self._log.log(logging.INFO if repeated else logging.ERROR, "%s%s", error.line, hint)
         if error.details and not repeated:
             self._log.info("%s", error.details)
-        self.status = Status(
-            self.config.name, State.FAILED, self.status.batch, self.status.changes, error.line
-        )
-        self._publish(self.status)
-        if not isinstance(error, Unreachable):
-            self._record(error)
+        self._set_state(State.FAILED)
 
     def _record(self, error: PyReplicaError) -> None:
         """Write the error down on the slave, where `status` finds it; if that can be done."""

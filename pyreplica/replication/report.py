@@ -21,8 +21,9 @@ class Report:
     """One replication at one moment.
 
     Args:
-        state: "in step", "catching up", "failing" (the daemon retries), "stopped", "died" (the
-            daemon went away without a word), "copying", "not copied", "refused", "unreachable".
+        state: "in step", "catching up", "incomplete" (a captured table was never copied, its
+            changes are passed over), "failing" (the daemon retries), "stopped", "died" (the daemon
+            went away without a word), "copying", "not copied", "refused", "unreachable".
         lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
         lag_changes: the number of changes it does not have.
         in_doubt: batches that are prepared on the slave and not decided.
@@ -74,12 +75,24 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
     pending, since = master.pending(applied.cursor.position.snapshot)
     now = master.position().at
     recorded = slave.recorded_status()
-    if locked:
-        state = "catching up" if pending else "in step"
-    elif recorded is None or recorded.state == "stopped":
-        state = "stopped"
+    copied = slave.copied_tables()
+    left_out = [
+        str(table)
+        for table in master.tables()
+        if config.includes(table.schema, table.name) and not copied.get(table.relid)
+    ]
+    error = recorded.last_error if recorded else None
+    hint = None if locked else f"Start the daemon: `pyreplica run {config.name}`."
+    if not locked:
+        state = "stopped" if recorded is None or recorded.state == "stopped" else "died"
+    elif recorded is not None and recorded.state == "failed":
+        state, hint = "failing", "The daemon tries again by itself; repair what the error names."
+    elif left_out:
+        state = "incomplete"
+        error = f"never copied, and passed over: {', '.join(left_out)}"
+        hint = f"Copy anew: `pyreplica copy {config.name} --truncate`."
     else:
-        state = "failing" if recorded.state == "failed" else "died"
+        state = "catching up" if pending else "in step"
     return Report(
         config.name,
         state,
@@ -90,7 +103,7 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         last_batch_at=applied.applied_at,
         changes=applied.changes,
         in_doubt=tuple(slave.prepared()),
-        error=recorded.last_error if recorded else None,
+        error=error,
         error_at=recorded.last_error_at if recorded else None,
-        hint=None if locked else f"Start the daemon: `pyreplica run {config.name}`.",
+        hint=hint,
     )

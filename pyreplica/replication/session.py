@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.errors import ApplyError, DatabaseError, NotInstalled, PyReplicaError, Refused
@@ -49,10 +50,11 @@ class Session:
             self.master.close()
             raise
         try:
-            self.bit, self.cursor, applied = self._agree()
-            self.changes = applied.changes
-            self._copied = self.slave.copied_tables()
-            self._applier = Applier(self.slave, applied.id, self._statements)
+            self.master.check_installed()
+            self.slave.check_installed()
+            self.slave.lock()
+            self.master.lock()
+            self.recover()
         except BaseException:
             self.close()
             raise
@@ -69,12 +71,23 @@ class Session:
 
     # Recovery
 
+    def recover(self) -> None:
+        """Agree on where both sides stand, and look at the tables anew.
+
+        Done at the beginning, and again after an error that has left both connections alive: so
+        the locks are kept, and nobody takes a daemon that tries again for one that is gone.
+        """
+        self.master.connection.rollback()
+        self.slave.connection.rollback()
+        self.bit, self.cursor, applied = self._agree()
+        self.changes = applied.changes
+        self._tables.clear()
+        self._copied = self.slave.copied_tables()
+        self.slave.connection.execute("DEALLOCATE ALL")
+        self._applier = Applier(self.slave, applied.id, self._statements)
+
     def _agree(self) -> tuple[int, Cursor, Applied]:
         """Bring both sides to the same batch, or refuse."""
-        self.master.check_installed()
-        self.slave.check_installed()
-        self.slave.lock()
-        self.master.lock()
         applied, confirmed = known(self.master, self.slave)
         self._decide(confirmed)
         applied = self.slave.applied() or applied
@@ -169,7 +182,7 @@ class Session:
     def _made(self, captured: CapturedTable) -> TableStatements | None:
         if not self._config.includes(captured.schema, captured.name):
             return None
-        if not self._copied.get((captured.schema, captured.name)):
+        if not self._copied.get(captured.relid):
             if str(captured) not in self._left_out:
                 self._left_out.add(str(captured))
                 self._log.warning(
@@ -179,6 +192,11 @@ class Session:
                 )
             return None
         table = self.slave.describe(captured)
+        if table is None:
+            # a change from before the table was renamed, and the slave's table is renamed already
+            for now in self.master.tables():
+                if now.relid == captured.relid:
+                    table = self.slave.describe(replace(captured, schema=now.schema, name=now.name))
         problem = misfit(captured, table)
         if problem is not None or table is None:
             what, hint = problem or ("", "")

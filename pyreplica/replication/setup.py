@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection
-from pyreplica.errors import NotInstalled, PyReplicaError
+from pyreplica.errors import NotInstalled, PyReplicaError, Refused
 from pyreplica.master import Master
 from pyreplica.slave import Slave
 
@@ -20,13 +21,9 @@ class Line:
     refused: bool = False
 
 
-def run_script(dsn: str, where: str, name: str, connect_timeout: float = 10.0) -> None:
-    """Run a script of sql/, as psql would.
-
-    Raises:
-        PyReplicaError: the script refused; nothing was changed.
-    """
-    with Connection(dsn, where=where, connect_timeout=connect_timeout) as connection:
+def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> None:
+    """Run a script of sql/, as psql would; when it refuses nothing was changed."""
+    with Connection(dsn, where=where, connect_timeout=config.connect_timeout) as connection:
         try:
             connection.execute(sqlfiles.text(name))
         except PyReplicaError:
@@ -37,63 +34,92 @@ def run_script(dsn: str, where: str, name: str, connect_timeout: float = 10.0) -
 def install(config: ReplicationConfig) -> list[Line]:
     """Run the SQL on both sides and capture the chosen tables.
 
-    A table at a time is captured, so that no lock is held for longer than its triggers need.
+    Both sides are looked at before either is changed. Tables are captured one at a time, so that no
+    lock is held for longer than its triggers need.
+
+    Raises:
+        PyReplicaError: a side cannot be reached or may not be changed; nothing was changed.
     """
-    run_script(
-        config.master, f"{config.name}: master", "master-install.sql", config.connect_timeout
-    )
+    with closing(Master(config)) as master, closing(Slave(config)) as slave:
+        _may_install(master, slave)
+    _run_script(config.master, master.connection.where, "master-install.sql", config)
     lines = [Line("master: installed")]
-    run_script(config.slave, f"{config.name}: slave", "slave-install.sql", config.connect_timeout)
+    _run_script(config.slave, slave.connection.where, "slave-install.sql", config)
     lines.append(Line("slave: installed"))
-    master = Master(config)
-    try:
+    with closing(Master(config)) as master:
         for table in master.candidates():
             if config.includes(table.schema, table.name):
                 lines.append(Line(master.add_table(table), refused=table.reason is not None))
-    finally:
-        master.close()
     return lines
 
 
+def _may_install(master: Master, slave: Slave) -> None:
+    if master.identity() == slave.identity():
+        raise Refused(
+            "master and slave are the same database",
+            where=master.replication,
+            hint="Look at the connection strings.",
+        )
+    for side in (master, slave):
+        if side.server().standby:
+            raise Refused(
+                "the server is a hot standby and cannot be changed",
+                where=side.connection.where,
+                hint="Connect to its primary.",
+            )
+    if not _is_installed(slave) and not slave.may_create():
+        raise Refused(
+            f"role {slave.server().role} may not create a schema in this database",
+            where=slave.connection.where,
+            hint="GRANT CREATE ON DATABASE ... TO the role, or connect as the database's owner.",
+        )
+
+
 def uninstall(config: ReplicationConfig) -> list[Line]:
-    """Forget the replication on both sides; take the SQL away where nothing else needs it."""
-    lines = []
-    slave = Slave(config)
-    try:
-        if _is_installed(slave):
-            slave.lock()
+    """Forget the replication on both sides; take the SQL away where nothing else needs it.
+
+    Both sides are reached and locked before either is changed.
+
+    Raises:
+        PyReplicaError: a side cannot be reached, or a daemon is at work; nothing was changed.
+    """
+    lines: dict[str, list[Line]] = {"slave": [], "master": []}
+    with closing(Master(config)) as master, closing(Slave(config)) as slave:
+        on_master, on_slave = _is_installed(master), _is_installed(slave)
+        last_of_master = on_master and not master.serves_others()
+        last_of_slave = on_slave and not slave.serves_others()
+        if last_of_master and not master.server().superuser:
+            raise Refused(
+                f"role {master.server().role} is no superuser, and the master's event triggers "
+                "can only be dropped by one",
+                where=master.connection.where,
+                hint="Connect as a superuser, or have one run sql/master-uninstall.sql.",
+            )
+        for side, installed in ((slave, on_slave), (master, on_master)):
+            if installed:
+                side.lock()
+        if on_slave:
             for batch in slave.prepared():
                 slave.rollback_prepared(batch)
             slave.remove()
-            last = not slave.serves_others()
-            lines.append(Line("slave: the replication is forgotten; its tables stay as they are"))
-        else:
-            last = False
-            lines.append(Line("slave: nothing is installed"))
-    finally:
-        slave.close()
-    if last:
-        run_script(config.slave, f"{config.name}: slave", "slave-uninstall.sql")
-        lines.append(Line("slave: uninstalled"))
-    master = Master(config)
-    try:
-        if _is_installed(master):
-            master.lock()
+            text = "slave: the replication is forgotten; its tables stay as they are"
+            lines["slave"].append(Line(text))
+        if on_master:
             known = master.confirmed()
             if known is not None:
                 master.set_doorbell(known.bit, False)
             master.unregister()
-            last = not master.serves_others()
-            lines.append(Line("master: the replication is forgotten"))
-        else:
-            last = False
-            lines.append(Line("master: nothing is installed"))
-    finally:
-        master.close()
-    if last:
-        run_script(config.master, f"{config.name}: master", "master-uninstall.sql")
-        lines.append(Line("master: uninstalled"))
-    return lines
+            lines["master"].append(Line("master: the replication is forgotten"))
+    for side, installed, last, dsn in (
+        (slave, on_slave, last_of_slave, config.slave),
+        (master, on_master, last_of_master, config.master),
+    ):
+        if last:
+            _run_script(dsn, side.connection.where, f"{side.side}-uninstall.sql", config)
+            lines[side.side].append(Line(f"{side.side}: uninstalled"))
+        elif not installed:
+            lines[side.side].append(Line(f"{side.side}: nothing is installed"))
+    return [*lines["slave"], *lines["master"]]
 
 
 def _is_installed(side: Master | Slave) -> bool:

@@ -54,6 +54,10 @@ class Slave(Side):
         self.connection.execute("SET random_page_cost = 1.1; SET work_mem = '64MB'")
         self._gid_prefix: str | None = None
 
+    def may_create(self) -> bool:
+        """Whether the role may make PyReplica's schema here."""
+        return bool(self.connection.one(_SQL["may_create"])[0])
+
     def locked(self) -> bool:
         """Whether somebody holds the replication's lock."""
         return bool(self.connection.one(_SQL["locked"], {"replication": self.replication})[0])
@@ -175,40 +179,35 @@ class Slave(Side):
             },
         )
 
-    def copied_tables(self) -> dict[tuple[str, str], bool]:
-        """The tables of this replication by schema and name, and whether each is in step."""
+    def copied_tables(self) -> dict[int, bool]:
+        """The tables of this replication, by oid on the master, and whether each is in step."""
         rows = self.connection.query(_SQL["copied_tables"], {"replication": self.replication})
-        return {(schema, table): ready for schema, table, ready in rows}
+        return dict(rows)
 
     def keep_tables(self, tables: Iterable[CapturedTable]) -> None:
         """Forget the tables that are not among these."""
-        named = list(tables)
+        relids = [table.relid for table in tables]
         self.connection.execute(
-            _SQL["forget_tables"],
-            {
-                "replication": self.replication,
-                "schemas": [t.schema for t in named],
-                "tables": [t.name for t in named],
-            },
+            _SQL["forget_tables"], {"replication": self.replication, "relids": relids}
         )
 
     def copying_table(self, table: CapturedTable) -> None:
         """Note that a table is being copied."""
         self.connection.execute(
             _SQL["copying_table"],
-            {"replication": self.replication, "schema": table.schema, "table": table.name},
+            {
+                "replication": self.replication,
+                "relid": table.relid,
+                "schema": table.schema,
+                "table": table.name,
+            },
         )
 
     def copied_table(self, table: CapturedTable, rows: int) -> None:
         """Note that a table is copied, in the transaction that copied it."""
         self.connection.execute(
             _SQL["copied_table"],
-            {
-                "replication": self.replication,
-                "schema": table.schema,
-                "table": table.name,
-                "rows": rows,
-            },
+            {"replication": self.replication, "relid": table.relid, "rows": rows},
         )
 
     def empty(self, tables: Sequence[SlaveTable]) -> None:

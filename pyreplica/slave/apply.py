@@ -258,11 +258,8 @@ class Applier:
         """Apply the net changes of these kinds in one statement."""
         if all_kind and all_kind not in kinds:
             return
-        source = sql.SQL(
-            "(SELECT key::jsonb AS key, row FROM {stage} WHERE tab = {tab})"
-            if all_kind
-            else "(SELECT key::jsonb AS key, row FROM {net} WHERE tab = {tab} AND kind IN ({kinds}))"
-        ).format(
+        rows = "{stage} WHERE" if all_kind else "{net} WHERE kind IN ({kinds}) AND"
+        source = sql.SQL(f"(SELECT key::jsonb AS key, row FROM {rows} tab = {{tab}})").format(
             **self._staging,
             tab=sql.Literal(id_),
             kinds=sql.SQL(", ").join(map(sql.Literal, kinds)),

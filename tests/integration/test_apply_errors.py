@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pyreplica.replication.report import report
+from pyreplica.replication.setup import install
 from tests.conftest import Databases
 from tests.support import assert_same, copied, running, sql, value
 
@@ -71,6 +73,38 @@ def test_a_missing_table_is_named_and_nothing_is_lost(databases: Databases) -> N
         daemon.until_said("the slave has no table public.t")
         sql(databases.slave, "ALTER TABLE public.gone RENAME TO t")
         assert_same(made)
+
+
+def test_a_table_renamed_on_the_master_waits_for_the_slaves_and_nothing_is_lost(
+    databases: Databases,
+) -> None:
+    made = copied(databases, TABLES)
+    sql(
+        databases.master,
+        "INSERT INTO public.t VALUES (1, 'before'), (2, 'before')",
+        "ALTER TABLE public.t RENAME TO renamed",
+        "UPDATE public.renamed SET v = 'after' WHERE id = 2",
+        "INSERT INTO public.renamed VALUES (3, 'after')",
+    )
+    with running(made) as daemon:
+        daemon.until_said("the slave has no table public.renamed")
+        assert value(databases.slave, "SELECT count(*) FROM public.t") == 0
+        sql(databases.slave, "ALTER TABLE public.t RENAME TO renamed")
+        assert_same(made)
+        assert value(databases.slave, "SELECT count(*) FROM public.renamed") == 3
+
+
+def test_a_table_that_was_never_copied_is_told_in_the_status(databases: Databases) -> None:
+    made = copied(databases, TABLES)
+    sql(databases.master, "CREATE TABLE public.late (id integer PRIMARY KEY)")
+    install(made)
+    with running(made) as daemon:
+        daemon.until_asleep()
+        sql(databases.master, "INSERT INTO public.late VALUES (1)")
+        daemon.until_said("table public.late is captured on the master but was never copied")
+        shown = report(made)
+        assert shown.state == "incomplete"
+        assert "public.late" in (shown.error or "")
 
 
 def test_rows_that_are_missing_on_the_slave_are_warned_of(databases: Databases) -> None:

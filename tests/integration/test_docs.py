@@ -1,0 +1,448 @@
+"""The documentation is true: its commands run, its links lead somewhere, its words are ours."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pyreplica import errors
+from pyreplica.cli import main
+from pyreplica.config import ReplicationConfig
+from pyreplica.replication.compare import TableResult
+from pyreplica.replication.report import RUNNING, Report
+from tests.conftest import Databases
+from tests.integration.cli_support import (
+    TABLES,
+    eventually,
+    execute,
+    refused,
+    rows,
+    wait,
+    write_config,
+)
+from tests.support import LIMIT, Daemon, config_file, daemon, pyreplica, set_up
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+INSTALL = ROOT / "INSTALL.md"
+COMMANDS = ROOT / "docs" / "commands.md"
+
+MASTER = "host=db1.example.com dbname=shop user=postgres"
+SLAVE = "host=db2.example.com dbname=shop user=postgres"
+"""The connection strings of the quick start."""
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def section(page: Path, heading: str) -> str:
+    """The text under a heading, with what is under its smaller headings."""
+    found: list[str] = []
+    level, in_code = 0, False
+    for line in read(page).splitlines(keepends=True):
+        in_code ^= line.startswith("```")
+        marks = "" if in_code else re.match("#*", line)[0]  # type: ignore[index]
+        if level and marks and len(marks) <= level:
+            break
+        if level:
+            found.append(line)
+        elif line.lstrip("#").strip() == heading:
+            level = len(marks)
+    assert found, f"{page.name} has no heading {heading}"
+    return "".join(found)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+# Links
+
+WITHOUT_CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that the headings of a page make."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", read(page), flags=re.M | re.S), re.M
+    )
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", WITHOUT_CODE.sub("", read(page))):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/\w+\.md|\w+\.md)\)", read(ROOT / "README.md")))
+    assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= linked
+
+
+# Commands and options
+
+
+def written_commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of every call of pyreplica in code blocks and in code within lines."""
+    text = read(page)
+    code = [
+        line
+        for block in re.findall(r"^```.*?\n(.*?)^```$", text, re.M | re.S)
+        for line in block.splitlines()
+    ]
+    code += re.findall(r"^    (.+)$", text, re.MULTILINE)
+    code += [
+        " ".join(span.split())
+        for span in re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+    ]
+    for line in code:
+        call = re.match(r"(?:\$ |ExecStart=)?(?:\S+/)?pyreplica (?P<arguments>[a-z-].*)", line)
+        if call:
+            yield shlex.split(call["arguments"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_written_somewhere_exists(page: Path) -> None:
+    for arguments in written_commands(page):
+        if {"--help", "--version"} & set(arguments):
+            continue
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                main.parser().parse_args(arguments)
+            except SystemExit:
+                pytest.fail(f"pyreplica {shlex.join(arguments)}: {said.getvalue()}")
+
+
+def test_the_commands_that_are_looked_for_are_found() -> None:
+    assert sum(len(list(written_commands(page))) for page in PAGES) > 30
+
+
+def test_commands_md_describes_each_command_with_all_its_options() -> None:
+    text = read(COMMANDS)
+    names = [module.__name__.rpartition(".")[2] for module in main.COMMANDS]
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == names
+    for name in names:
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+            main.parser().parse_args([name, "--help"])
+        options = set(re.findall(r"--[a-z]+", shown.getvalue().split("example:")[0])) - {"--help"}
+        about = section(COMMANDS, name).split("\n\n", 1)[1]
+        assert set(re.findall(r"--[a-z]+(?!.*pg_dump)", about)) - {"--config"} == options, name
+
+
+def test_commands_md_has_every_exit_code() -> None:
+    documented = set(re.findall(r"^\| (\d+) \|", read(COMMANDS), re.MULTILINE))
+    classes = [v for v in vars(errors).values() if isinstance(v, type)]
+    used = {c.exit_code for c in classes if issubclass(c, errors.PyReplicaError)}
+    assert documented == {str(code) for code in used | {0, 130}}
+    assert re.findall(r"(\d+) [a-z]", (main.__doc__ or "").replace("\n", " ")) == sorted(
+        documented, key=int
+    )
+
+
+def keys_of(command: str, first: str) -> list[str]:
+    """The first column of the table that begins with a key."""
+    found = re.findall(r"^\| `([^`]+)` \|", section(COMMANDS, command), re.MULTILINE)
+    return found[found.index(first) :]
+
+
+def test_commands_md_has_every_key_of_the_json() -> None:
+    assert keys_of("status", "replication") == [field.name for field in fields(Report)]
+    assert keys_of("compare", "table") == [*(field.name for field in fields(TableResult)), "equal"]
+
+
+def test_commands_md_has_every_state() -> None:
+    found = re.findall(r"^\| `([^`]+)` \|", section(COMMANDS, "status"), re.MULTILINE)
+    states = set(found[: found.index("replication")])
+    assert states == set(re.findall(r'"([a-z ]+)"', (Report.__doc__ or "").split("lag_seconds")[0]))
+    assert states > RUNNING
+
+
+def test_configuration_md_has_every_key_with_its_default() -> None:
+    text = read(ROOT / "docs" / "configuration.md")
+    settings = [field.name for field in fields(ReplicationConfig) if field.name != "name"]
+    described = re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
+    assert set(described) == {*settings, "replications", "defaults", "log_level"}
+
+
+def test_architecture_md_has_every_table_of_both_sides(
+    databases: Databases, tmp_path: Path
+) -> None:
+    execute(databases.master, TABLES)
+    set_up(config_file(tmp_path, databases))
+    listed = section(ROOT / "docs" / "architecture.md", "The parts")
+    master, slave = re.split(r"^\| on the slave", listed, flags=re.MULTILINE)
+    there = "SELECT relname FROM pg_class WHERE relnamespace = 'pyreplica'::regnamespace "
+    there += "AND relkind IN ('r', 'p', 'v', 'S') AND NOT relispartition"
+    for side, dsn in ((master, databases.master), (slave, databases.slave)):
+        found = {re.sub(r"_\d+$", "_N", name) for (name,) in rows(dsn, there)}
+        # what PostgreSQL and PyReplica need only inside
+        found = {name for name in found if not name.endswith(("_id_seq", "_log_id", "_trigger"))}
+        described = re.findall(r"^\| (`.+?) \|", side, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", " ".join(described))) == found
+
+
+# Messages
+
+FROM_POSTGRESQL = {
+    "permission denied for schema pyreplica",
+    'permission denied to set parameter "session_replication_role"',
+    "total size of jsonb object elements exceeds the maximum of 268435455 bytes",
+}
+ANY = "\0"
+
+
+def messages_of_python(source: str) -> Iterator[str]:
+    """The texts of a module, with a mark where a value goes."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[sd]|%\.\d[fg]", ANY, node.value)
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else ANY for part in node.values
+            )
+        elif isinstance(node, ast.BinOp) and isinstance(node.left, ast.Constant):
+            yield f"{node.left.value!s}{ANY}"
+
+
+def messages_of_sql(source: str) -> Iterator[str]:
+    """The texts of a script, with a mark where a value goes."""
+    source, *inside = re.split(r"\$body\$(.*?)\$body\$", source, flags=re.DOTALL)
+    for number, part in enumerate(inside):
+        if number % 2 == 0:
+            # plpython3u has a function around it
+            yield from messages_of_python(f"if True:\n{textwrap.indent(part, ' ')}")
+        else:
+            source += part
+    joined = re.sub(r"'\n\s*'", "", re.sub(r"--.*", "", source))
+    for text in re.findall(r"'((?:[^']|'')*)'", joined):
+        yield re.sub(r"%[sIL]?", ANY, text.replace("''", "'"))
+
+
+def test_every_message_in_troubleshooting_md_is_one_of_the_program() -> None:
+    text = read(ROOT / "docs" / "troubleshooting.md")
+    quoted = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
+    assert len(quoted) > 40
+    known = {m for path in ROOT.glob("pyreplica/**/*.py") for m in messages_of_python(read(path))}
+    known |= {m for path in ROOT.glob("sql/*.sql") for m in messages_of_sql(read(path))}
+    for message in quoted:
+        if message in FROM_POSTGRESQL:
+            continue
+        # what stands in <...> may be several values of the message
+        pattern = re.compile(".+?".join(map(re.escape, re.split(r"<[^>]+>", message))), re.DOTALL)
+        assert any(pattern.fullmatch(candidate) for candidate in known), message
+
+
+# The quick start
+
+
+def split_commands(block: str) -> list[str]:
+    """The commands of a shell block; a here-document belongs to its command."""
+    found: list[str] = []
+    lines = iter(block.splitlines())
+    for line in lines:
+        command = [line]
+        if here := re.search(r"<<'(\w+)'$", line):
+            for more in lines:
+                command.append(more)
+                if more == here[1]:
+                    break
+        found.append("\n".join(command))
+    return found
+
+
+class Terminal:
+    """A folder like a checkout where PyReplica is installed, for typing commands into."""
+
+    def __init__(self, folder: Path, databases: Databases) -> None:
+        self.folder = folder
+        self._strings = {MASTER: databases.master, SLAVE: databases.slave}
+        program = folder / ".venv" / "bin" / "pyreplica"
+        program.parent.mkdir(parents=True)
+        program.write_text(
+            f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} "
+            f'exec {shlex.quote(sys.executable)} -m pyreplica "$@"\n'
+        )
+        program.chmod(0o755)
+
+    def type(self, command: str, code: int | None = 0) -> str:
+        """Run a command; gives what it printed."""
+        done = subprocess.run(
+            ["bash", "-c", self._ours(command)],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        assert code is None or done.returncode == code, command + done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, command: str) -> Daemon:
+        """Run a command that stays in the foreground."""
+        (self.folder / "log").touch()
+        command = f"cd {shlex.quote(str(self.folder))} && exec {self._ours(command)}"
+        return Daemon(["bash", "-c", command], self.folder / "log")
+
+    def _ours(self, command: str) -> str:
+        for theirs, ours in self._strings.items():
+            command = command.replace(theirs, ours)
+        assert "example.com" not in command
+        return command
+
+
+INSTALLING = ["python3 -m venv .venv", ".venv/bin/pip install ."]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"), [("README.md", "Quick start"), ("INSTALL.md", "Six commands")]
+)
+def test_the_quick_start_replicates_two_databases_in_six_commands(
+    page: str, heading: str, databases: Databases, tmp_path: Path
+) -> None:
+    execute(databases.master, TABLES)
+    first, *later = blocks(section(ROOT / page, heading), "sh")
+    commands = split_commands(first)
+    assert len(commands) == 6
+    # not run, as they load packages from the network; the Makefile does just this for every test
+    assert commands[:2] == INSTALLING
+    terminal = Terminal(tmp_path, databases)
+    for command in commands[2:-1]:
+        terminal.type(command)
+    running = terminal.start(commands[-1])
+    try:
+        execute(databases.master, "INSERT INTO item VALUES (1000, 'new', 1)")
+        eventually(
+            lambda: rows(databases.slave, "SELECT name FROM item WHERE id = 1000") == [("new",)]
+        )
+        for command in (c for block in later for c in split_commands(block)):
+            terminal.type(command)
+        wait(tmp_path / "shop.yaml")
+        pyreplica(tmp_path / "shop.yaml", "compare")
+    finally:
+        assert running.stop() == 0
+    (uninstall,) = blocks(section(INSTALL, "Uninstalling"), "sh")
+    terminal.type(uninstall)
+    assert rows(databases.slave, "SELECT count(*) FROM item") == [(101,)]
+
+
+def test_the_readme_and_install_md_show_the_same_six_commands() -> None:
+    assert blocks(read(ROOT / "README.md"), "sh")[1] == blocks(read(INSTALL), "sh")[0]
+
+
+# Without superusers
+
+
+@pytest.fixture
+def plain_roles(databases: Databases, tmp_path: Path) -> Iterator[Path]:
+    """What INSTALL.md says for roles without superuser rights, done; gives the configuration."""
+    text = section(INSTALL, "Without superusers")
+    role = f"pyreplica_{os.getpid()}"
+    servers = {
+        "master": (databases.master_cluster, databases.master),
+        "slave": (databases.slave_cluster, databases.slave),
+    }
+    execute(databases.master, TABLES)
+    scripts = {
+        side: f"sql/{side}-install.sql" for side in servers if f"-f sql/{side}-install.sql" in text
+    }
+    for side, (server, dsn) in servers.items():
+        if side == "master":
+            server.psql("-q", "-f", scripts[side], dbname=databases.name)
+        (statements,) = blocks(text, f"sql {side}")
+        statements = re.sub(r"\bpyreplica;", f"{role};", statements)
+        statements = statements.replace("ROLE pyreplica ", f"ROLE {role} ")
+        execute(dsn, statements.replace("DATABASE shop", f"DATABASE {databases.name}"))
+    settings = {
+        side: server.dsn(databases.name, user=role) for side, (server, _) in servers.items()
+    }
+    done = subprocess.run(
+        [
+            databases.slave_cluster.binary("psql"),
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            settings["slave"],
+            "-f",
+            str(ROOT / scripts["slave"]),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    yield write_config(tmp_path / f"{role}.yaml", {"shop": settings})
+    for server, dsn in servers.values():
+        execute(dsn, f"REASSIGN OWNED BY {role} TO postgres", f"DROP OWNED BY {role}")
+        execute(server.dsn(), f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_roles_that_are_no_superusers_can_do_all_but_install(
+    plain_roles: Path, databases: Databases
+) -> None:
+    assert "shop: no problems found" in pyreplica(plain_roles, "check").stdout
+    pyreplica(plain_roles, "copy", "--schema")
+    with daemon(plain_roles):
+        execute(databases.master, "INSERT INTO item VALUES (1000, 'new', 1)")
+        execute(
+            databases.master,
+            "INSERT INTO item SELECT i, i, i FROM generate_series(2000, 9000) i",
+            "TRUNCATE item",
+            "INSERT INTO item VALUES (1, 'again', 1)",
+        )
+        wait(plain_roles)
+        pyreplica(plain_roles, "compare")
+    # and look after the log
+    there = databases.master_cluster.dsn(databases.name, user=plain_roles.stem)
+    done = [rows(there, "SELECT pyreplica.rotate_log(0)")[0][0] for _ in range(3)]
+    assert {"switched", "truncated"} <= set(done)
+
+
+def test_a_role_that_row_security_hides_rows_from_is_refused(
+    plain_roles: Path, databases: Databases
+) -> None:
+    execute(
+        databases.master,
+        "ALTER TABLE item ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY first_ones ON item USING (id <= 10)",
+    )
+    refused(plain_roles, "copy", "--schema", says="row-level security")
+
+
+# Other files of the checkout
+
+
+def test_the_systemd_unit_runs_a_command_that_exists() -> None:
+    (unit,) = blocks(section(INSTALL, "As a service of systemd"), "ini")
+    assert re.search(r"^ExecStart=\S+/bin/pyreplica run$", unit, re.MULTILINE)
+    assert f"RestartPreventExitStatus={errors.ConfigError.exit_code}\n" in unit
+
+
+def test_the_readme_is_what_the_package_shows() -> None:
+    assert 'readme = "README.md"' in read(ROOT / "pyproject.toml")
+    for target in re.findall(
+        r"^make (\w+)", "\n".join(blocks(read(ROOT / "README.md"), "sh")), re.M
+    ):
+        assert re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE)
