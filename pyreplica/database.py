@@ -35,6 +35,7 @@ SET bytea_output = hex;
 SET lc_monetary = 'C';
 SET xmlbinary = base64;
 SET xmloption = content;
+SET array_nulls = on;
 SET search_path = pg_catalog, pg_temp;
 SET row_security = off;
 SET standard_conforming_strings = on;
@@ -42,8 +43,12 @@ SET client_min_messages = warning;
 SET statement_timeout = 0;
 SET lock_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
+SET default_transaction_isolation = 'read committed';
+SET default_transaction_read_only = off;
 SELECT set_config('synchronous_commit', 'on', false)
-    WHERE current_setting('synchronous_commit') = 'off'
+    WHERE current_setting('synchronous_commit') = 'off';
+SELECT set_config(name, '0', false) FROM pg_settings
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 """
 
 # A peer that vanished without a word is noticed by the kernel; values in the user's string win.
@@ -52,6 +57,7 @@ _DEFAULTS = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
     "client_encoding": "UTF8",
 }
 
@@ -95,7 +101,7 @@ class Connection:
             "application_name": f"pyreplica {where}"[:63],
         }
         try:
-            self._connection = psycopg2.connect(**{**defaults, **given})
+            self._connection = _connected({**defaults, **given})
         except psycopg2.OperationalError as error:
             raise Unreachable(
                 "cannot connect: " + " ".join(str(error).split()),
@@ -291,6 +297,18 @@ class Connection:
             # 57 here is what somebody has cancelled
             retry=(error.pgcode or "")[:2] in ("40", "53", "55", "57", "58"),
         )
+
+
+def _connected(parameters: dict[str, Any]) -> psycopg2.extensions.connection:
+    connection = psycopg2.connect(**parameters)
+    setting = "standard_conforming_strings"
+    if connection.info.parameter_status(setting) != "off":
+        return connection
+    # the driver quotes as the session began, so that the SET below would have values misquoted;
+    # not always given as an option, because poolers refuse those
+    connection.close()
+    options = f"{parameters.get('options', '')} -c {setting}=on"
+    return psycopg2.connect(**{**parameters, "options": options})
 
 
 class _Writer:

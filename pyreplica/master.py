@@ -186,6 +186,13 @@ class Master(Side):
         )
         return TableSize(int(rows), int(size), partitioned)
 
+    def rewritten(self, table: CapturedTable) -> bool:
+        """Whether a table has a new file, in which this transaction's snapshot sees no row."""
+        (rewritten,) = self.connection.one(
+            _SQL["rewritten"], {"schema": table.schema, "table": table.name}
+        )
+        return bool(rewritten)
+
     def others_use_plpython(self) -> bool:
         """Whether functions other than PyReplica's are written in plpython3u."""
         return bool(self.connection.one(_SQL["plpython_users"])[0])
@@ -280,6 +287,11 @@ class Master(Side):
         )
         keys = {frozenset(json.loads(key).items()) for _, key in rows if key is not None}
         return any(truncated for truncated, _ in rows), keys
+
+    def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
+        """Whether a table was truncated after a snapshot."""
+        values = {**_after(after), "schema": table.schema, "table": table.name}
+        return bool(self.connection.one(_SQL["truncated"], values)[0])
 
     # Sleeping and upkeep
 

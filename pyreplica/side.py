@@ -79,6 +79,11 @@ class Side:
                 retry=True,
             )
 
+    def unlock(self) -> None:
+        """Let the next one in at once; a server takes a moment to notice that a session is gone."""
+        self.connection.rollback()
+        self.connection.execute("SELECT pg_advisory_unlock_all()")
+
 
 def literals(query: str, values: dict[str, object]) -> sql.Composable:
     """A statement with its %(name)s values put in, for COPY, which takes no parameters."""

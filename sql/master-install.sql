@@ -117,12 +117,6 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_log_0 PARTITION OF pyreplica.replic
 CREATE TABLE IF NOT EXISTS pyreplica.replica_log_1 PARTITION OF pyreplica.replica_log FOR VALUES IN (1);
 CREATE INDEX IF NOT EXISTS replica_log_txid ON pyreplica.replica_log (txid);
 
--- The segment that is not written any more, waiting until every slave has confirmed what is in it.
-CREATE TABLE IF NOT EXISTS pyreplica.replica_retired (
-    segment smallint PRIMARY KEY,
-    snapshot pg_snapshot NOT NULL
-);
-
 -- Snapshots of the past at which a backlog may be cut into batches.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_tick (
     snapshot pg_snapshot NOT NULL,
@@ -156,11 +150,15 @@ COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to b
 
 -- Capture -----------------------------------------------------------------------------------------------------
 
--- Called by the capture statements while a bit of the doorbell is set; answers the segment to write.
+-- Called by the capture statements while a bit of the doorbell is set; answers the segment to write. A transaction
+-- that rang cannot be prepared: who uses PREPARE TRANSACTION says `SET pyreplica.notify = off`, for instance with
+-- ALTER ROLE, and is then noticed when the daemon next looks by itself.
 CREATE OR REPLACE FUNCTION pyreplica.ring(doorbell bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_notify('pyreplica', '');
+    IF current_setting('pyreplica.notify', true) IS DISTINCT FROM 'off' THEN
+        PERFORM pg_notify('pyreplica', '');
+    END IF;
     RETURN doorbell & 1;
 END
 $$;
@@ -171,8 +169,6 @@ $$;
 DO $do$
 DECLARE
     body constant text := $body$
-import json
-
 # SD belongs to this function, this session and this table. The statements are built when the table is set up;
 # all that happens here is to execute the plan of the event.
 generation = TD["args"][0]
@@ -180,24 +176,30 @@ event = TD["event"] if TD["event"] != "TRUNCATE" else TD["when"] + " TRUNCATE " 
 cached = SD.get(event)
 if cached is None or cached[0] != generation:
     found = plpy.execute(
-        "SELECT statements, schema_name, table_name, key_columns FROM pyreplica.replica_table WHERE id = "
-        + str(int(generation))
+        "SELECT schema_name, table_name, ARRAY(SELECT jsonb_array_elements_text(statements -> '" + event + "')) AS sql "
+        "FROM pyreplica.replica_table WHERE id = " + str(int(generation))
     )
     if not found:
+        # triggers are seen as they are now, rows as they were at the transaction's snapshot
         plpy.error(
-            "PyReplica's record of table %s.%s is gone" % (TD["table_schema"], TD["table_name"]),
-            hint="Take the table out and in again: pyreplica.remove_table(), pyreplica.add_table().",
+            "could not serialize access: the capture of table %s.%s was set up during the transaction"
+            % (TD["table_schema"], TD["table_name"]),
+            hint="Try the transaction again. Does that not help, then the record of it was deleted: "
+            "SELECT pyreplica.add_table('%s.%s')." % (TD["table_schema"], TD["table_name"]),
+            sqlstate="40001",
         )
-    if not found[0]["key_columns"]:
+    statements = found[0]["sql"]
+    if not statements:
         plpy.error(
             "table %s.%s is replicated and has lost its primary key"
             % (found[0]["schema_name"], found[0]["table_name"]),
             hint="Give it a primary key, or stop replicating it: SELECT pyreplica.remove_table('%s.%s')."
             % (found[0]["schema_name"], found[0]["table_name"]),
         )
-    table = plpy.quote_ident(TD["table_schema"]) + "." + plpy.quote_ident(TD["table_name"])
-    statements = json.loads(found[0]["statements"])[event]
-    cached = SD[event] = (generation, [plpy.prepare(s.replace("<<partition>>", table)) for s in statements])
+    if event == "BEFORE TRUNCATE partition":
+        table = plpy.quote_ident(TD["table_schema"]) + "." + plpy.quote_ident(TD["table_name"])
+        statements = ["WITH this_partition AS (TABLE " + table + ") " + s for s in statements]
+    cached = SD[event] = (generation, [plpy.prepare(s) for s in statements])
 
 # The first plan writes what the statement did, unless an earlier statement on the same table ran inside the
 # same client statement (the first plan finds that out and then writes nothing): the second plan writes the
@@ -219,7 +221,8 @@ GD["pyreplica"] = since
 $body$;
     pinned constant text := 'SET search_path = pg_catalog, pg_temp';
     settings constant text := 'SET DateStyle = ''ISO, YMD'' SET IntervalStyle = postgres SET TimeZone = ''UTC'' '
-        'SET extra_float_digits = 1 SET bytea_output = hex SET lc_monetary = ''C'' SET xmlbinary = base64';
+        'SET extra_float_digits = 1 SET bytea_output = hex SET lc_monetary = ''C'' SET xmlbinary = base64 '
+        'SET quote_all_identifiers = off';
 BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.capture() RETURNS trigger '
         'LANGUAGE plpython3u SECURITY DEFINER %s AS %L', pinned, body);
@@ -300,32 +303,46 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_type t WHERE t.oid = typ
 $$;
 
--- An expression's text as the type's own output function gives it. Never a cast: a cast to text can be another
--- function (bpchar's drops blanks) or one that somebody defined, which would then run with our rights.
-CREATE OR REPLACE FUNCTION pyreplica.printed(expression text, typ oid) RETURNS text
+-- The type that a domain is made over; any other type is its own.
+CREATE OR REPLACE FUNCTION pyreplica.base_of(typ oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE under(typ) AS (
+        SELECT base_of.typ
+        UNION ALL
+        SELECT t.typbasetype FROM under u JOIN pg_type t ON t.oid = u.typ WHERE t.typtype = 'd'
+    )
+    SELECT u.typ FROM under u JOIN pg_type t ON t.oid = u.typ WHERE t.typtype <> 'd'
+$$;
+
+-- How an expression becomes a value of that type; a template for format(). Functions and operators that somebody
+-- has made for his domain do not get hold of it then; they would run with our rights.
+CREATE OR REPLACE FUNCTION pyreplica.as_base(typ oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN base = typ THEN '%s' ELSE '(%s)::' || replace(format_type(base, -1), '%', '%%') END
+    FROM pyreplica.base_of(typ) base
+$$;
+
+-- How an expression becomes the text that the type's own output function makes of it; a template. Never a cast: a
+-- cast to text can be another function (bpchar's drops blanks) or one that somebody defined, which would then run
+-- with our rights.
+CREATE OR REPLACE FUNCTION pyreplica.printed(typ oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    base oid := typ;
+    base constant oid := pyreplica.base_of(typ);
+    value text := pyreplica.as_base(typ);
     t record;
 BEGIN
-    LOOP
-        SELECT y.typtype, y.typbasetype, n.nspname, p.proname, p.proargtypes[0] AS printable INTO t
-        FROM pg_type y JOIN pg_proc p ON p.oid = y.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE y.oid = base;
-        EXIT WHEN t.typtype <> 'd';
-        base := t.typbasetype;
-    END LOOP;
-    IF base <> typ THEN
-        expression := format('(%s)::%s', expression, format_type(base, -1));
-    END IF;
     IF base = 'text'::regtype THEN
-        RETURN expression;
+        RETURN value;
     END IF;
+    SELECT format('%I.%I', n.nspname, p.proname) AS output, p.proargtypes[0] AS printable INTO t
+    FROM pg_type y JOIN pg_proc p ON p.oid = y.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE y.oid = base;
     IF t.printable <> base AND (SELECT typtype FROM pg_type WHERE oid = t.printable) <> 'p' THEN
         -- a type that borrows the output function of one with the same representation (refcursor: text)
-        expression := format('(%s)::%s', expression, format_type(t.printable, -1));
+        value := format('(%s)::%s', value, replace(format_type(t.printable, -1), '%', '%%'));
     END IF;
-    RETURN format('textin(%I.%I(%s))', t.nspname, t.proname, expression);
+    RETURN format('textin(%s(%s))', replace(t.output, '%', '%%'), value);
 END
 $$;
 
@@ -358,32 +375,43 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT relid FROM above
 $$;
 
--- The least oid among the tables that a statement on one of them may change through inheritance. They share a
--- mark, see first_capture below.
-CREATE OR REPLACE FUNCTION pyreplica.family_of(rel oid) RETURNS oid
+-- The tables that a statement on one of them may change through inheritance or partitioning; itself, too.
+CREATE OR REPLACE FUNCTION pyreplica.family_of(rel oid) RETURNS SETOF oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE family(relid) AS (
         SELECT rel
         UNION
-        SELECT CASE WHEN i.inhrelid = f.relid THEN i.inhparent ELSE i.inhrelid END
-        FROM family f JOIN pg_inherits i ON f.relid IN (i.inhrelid, i.inhparent)
+        SELECT i.relid FROM family f, LATERAL (
+            SELECT inhparent FROM pg_inherits WHERE inhrelid = f.relid
+            UNION ALL
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = f.relid) i(relid)
     )
-    SELECT min(relid) FROM family
+    SELECT relid FROM family
 $$;
 
 -- What the capture of a table depends on; null when there is no such table.
 CREATE OR REPLACE FUNCTION pyreplica.shape_of(rel oid) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
     SELECT jsonb_build_object(
         'schema', n.nspname,
         'table', c.relname,
         'partitioned', c.relkind = 'p',
-        'family', pyreplica.family_of(c.oid)::bigint,
+        -- tables of one family share a mark, see first_capture below; partitions have their root's statements
+        'family', CASE WHEN c.relkind = 'p' THEN c.oid::bigint
+            ELSE (SELECT min(f)::bigint FROM pyreplica.family_of(c.oid) f) END,
+        -- whether two rows of one key may stand at the same time, until the constraint is checked
+        'deferrable', NOT i.indimmediate,
+        -- whether foreign keys update it: they may do so several times to a row in one statement
+        'cascaded', EXISTS (
+            SELECT FROM pg_constraint f
+            WHERE f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('n', 'd'))
+                AND f.conrelid IN (SELECT c.oid UNION ALL SELECT pyreplica.descendants(c.oid))),
         'columns', (
-            SELECT jsonb_agg(jsonb_build_object(
+            SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'name', a.attname, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
-                'collation', a.attcollation::bigint, 'generated', a.attgenerated <> '',
-                'alike', pyreplica.prints_alike(a.atttypid),
+                'generated', a.attgenerated <> '', 'alike', pyreplica.prints_alike(a.atttypid),
+                'same', pyreplica.equal_is_same(a.atttypid, a.attcollation),
+                'base', pyreplica.as_base(a.atttypid), 'printed', pyreplica.printed(a.atttypid),
                 'key', k.position, 'equal', (
                     -- the index's own equality, for looking rows up by key
                     SELECT format('OPERATOR(%I.%s)', opn.nspname, op.oprname)
@@ -392,17 +420,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                         AND ao.amopstrategy = 3
                     JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace opn ON opn.oid = op.oprnamespace
                     WHERE oc.oid = i.indclass[k.position - 1]))
-                ORDER BY a.attnum)
+                ORDER BY a.attnum), '[]')
             FROM pg_attribute a
             LEFT JOIN LATERAL (
                 SELECT u.position FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(attnum, position)
                 WHERE u.attnum = a.attnum AND u.position <= i.indnkeyatts
             ) k ON true
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-        -- replicated tables that inherit from it (not partitions): a statement on the parent changes their rows
-        -- too, and its transition tables do not say whose row is whose
-        'children', CASE WHEN c.relkind = 'r' THEN (
-            SELECT jsonb_agg(t.id ORDER BY t.id)
+        -- the replicated ones of the tables that inherit from it (not partitions), null where there are none at
+        -- all: a statement on the parent changes their rows too, and its transition tables do not say whose row
+        -- is whose
+        'children', CASE WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) THEN (
+            SELECT coalesce(jsonb_agg(t.id ORDER BY t.id), '[]')
             FROM pyreplica.descendants(c.oid) d JOIN pyreplica.replica_table t ON t.relid = d AND t.active) END)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
@@ -412,13 +441,11 @@ $$;
 -- The columns of a shape that are its key, in the key's order, or the others that are logged; each with the alias
 -- it has in the capture statements (k1, k2, ... and v1, v2, ...), where users' names cannot collide with ours.
 CREATE OR REPLACE FUNCTION pyreplica.columns_of(shape jsonb, of_key boolean)
-RETURNS TABLE (name text, alias text, typ oid, same boolean, equal text)
+RETURNS TABLE (name text, alias text, same boolean, base text, printed text, equal text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT c ->> 'name',
         CASE WHEN of_key THEN 'k' ELSE 'v' END || row_number() OVER (ORDER BY (c ->> 'key')::integer, n),
-        (c ->> 'type')::oid,
-        pyreplica.equal_is_same((c ->> 'type')::oid, (c ->> 'collation')::oid),
-        c ->> 'equal'
+        (c ->> 'same')::boolean, c ->> 'base', c ->> 'printed', c ->> 'equal'
     FROM jsonb_array_elements(shape -> 'columns') WITH ORDINALITY e(c, n)
     WHERE CASE WHEN of_key THEN c ->> 'key' IS NOT NULL
         ELSE c ->> 'key' IS NULL AND NOT (c ->> 'generated')::boolean END
@@ -430,7 +457,7 @@ CREATE OR REPLACE FUNCTION pyreplica.object_of(shape jsonb, of_key boolean, sour
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN count(*) = 0 THEN quote_literal('{}') || '::jsonb' ELSE
         format('jsonb_object(%L::text[], ARRAY[%s])', array_agg(name),
-            string_agg(pyreplica.printed(source || '.' || alias, typ), ', ')) END
+            string_agg(format(printed, source || '.' || alias), ', ')) END
     FROM pyreplica.columns_of(shape, of_key)
 $$;
 
@@ -453,11 +480,25 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.same_key(shape jsonb, a text, b text, by_index boolean) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(concat_ws(' AND ',
-        CASE WHEN by_index THEN format('%s.%s %s %s.%2$s', a, alias, coalesce(equal, '='), b) END,
-        CASE WHEN NOT same THEN
-            format('%s = %s', pyreplica.printed(a || '.' || alias, typ), pyreplica.printed(b || '.' || alias, typ))
-        WHEN NOT by_index THEN format('%s.%s = %s.%2$s', a, alias, b) END), ' AND ')
+        CASE WHEN by_index THEN concat_ws(' ', format(base, a_value), coalesce(equal, '='), format(base, b_value)) END,
+        CASE WHEN NOT same THEN format('%s = %s COLLATE "C"', format(printed, a_value), format(printed, b_value))
+            WHEN NOT by_index THEN a_value || ' = ' || b_value END), ' AND ')
+    FROM pyreplica.columns_of(shape, true), LATERAL (SELECT a || '.' || alias, b || '.' || alias) v(a_value, b_value)
+$$;
+
+-- What rows are grouped by so that those of one key come together, also to the letter.
+CREATE OR REPLACE FUNCTION pyreplica.key_groups(shape jsonb, source text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(concat_ws(', ', source || '.' || alias,
+        CASE WHEN NOT same THEN format(printed, source || '.' || alias) || ' COLLATE "C"' END), ', ')
     FROM pyreplica.columns_of(shape, true)
+$$;
+
+-- SELECT of the keys that are in a relation more than once.
+CREATE OR REPLACE FUNCTION pyreplica.repeated_keys(shape jsonb, relation text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('SELECT FROM %s t GROUP BY %s HAVING count(*) > 1',
+        pyreplica.rows_of(shape, relation, true), pyreplica.key_groups(shape, 't'))
 $$;
 
 -- Of an updated row: columns "changed_v1 ..." that say which values differ to the byte, ...
@@ -480,41 +521,41 @@ CREATE OR REPLACE FUNCTION pyreplica.changed_object(shape jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN count(*) = 0 THEN quote_literal('{}') || '::jsonb' ELSE
         format('jsonb_object(%L::text[], ARRAY[%s]) - ARRAY[%s]::text[]', array_agg(name),
-            string_agg(format('CASE WHEN c.changed_%s THEN %s END', alias,
-                pyreplica.printed('c.' || alias, typ)), ', '),
+            string_agg(format('CASE WHEN c.changed_%s THEN %s END', alias, format(printed, 'c.' || alias)), ', '),
             string_agg(format('CASE WHEN NOT c.changed_%s THEN %L END', alias, name), ', ')) END
     FROM pyreplica.columns_of(shape, false)
 $$;
 
--- SELECT of log rows that restate a table: for each key in the transition tables the row as it stands now, or
--- that there is none. With `against_old`, after an UPDATE, only the columns that changed.
+-- SELECT of log rows that restate a table: for each key in the relation `touched` the row as it stands now, or
+-- that there is none. With `against_old`, after an UPDATE, only the columns that changed; but the whole row of a key
+-- that was touched more than once, where the old row may be one that was never logged.
+--
+-- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
+-- must not depend on the number of rows: a FULL JOIN is never a nested loop, a LATERAL one always is.
 CREATE OR REPLACE FUNCTION pyreplica.restating(
-    generation integer, shape jsonb, standing text, transition_tables text[], against_old boolean, segment text
+    generation integer, shape jsonb, standing text, touched text, against_old boolean, segment text
 ) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format(
         'SELECT %s, %s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
         'CASE WHEN c.here IS NULL THEN NULL %s ELSE %s END '
         'FROM (SELECT %s AS key, m.* %s '
-        'FROM (SELECT DISTINCT %s FROM (%s) t) k %s LEFT JOIN %s m ON %s OFFSET 0) c %s',
+        'FROM (SELECT %s, count(*) AS images FROM %s t GROUP BY %s) k '
+        '%s LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s OFFSET 0) m ON true OFFSET 0) c %s',
         segment, generation,
         CASE WHEN against_old THEN 'WHEN c.there THEN ''u''' END,
         CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
         pyreplica.object_of(shape, false, 'c'),
         pyreplica.object_of(shape, true, 'k'),
-        CASE WHEN against_old THEN ', o.here AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
-        (SELECT string_agg(concat_ws(', ', 't.' || alias,
-            -- equal keys that print differently are two keys
-            CASE WHEN NOT same THEN pyreplica.printed('t.' || alias, typ) || ' AS printed_' || alias END), ', ')
-            FROM pyreplica.columns_of(shape, true)),
-        (SELECT string_agg('SELECT * FROM ' || pyreplica.rows_of(shape, t, true) || ' x', ' UNION ALL ')
-            FROM unnest(transition_tables) t),
+        CASE WHEN against_old THEN ', o.here AND k.images <= 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
+        (SELECT string_agg('t.' || alias, ', ') FROM pyreplica.columns_of(shape, true)),
+        pyreplica.rows_of(shape, touched, true), pyreplica.key_groups(shape, 't'),
         CASE WHEN against_old THEN
-            format('LEFT JOIN %s o ON %s', pyreplica.rows_of(shape, 'old_rows'),
+            format('FULL JOIN %s o ON %s', pyreplica.rows_of(shape, 'old_rows'),
                 pyreplica.same_key(shape, 'o', 'k', false)) END,
         pyreplica.rows_of(shape, standing), pyreplica.same_key(shape, 'm', 'k', true),
         CASE WHEN against_old THEN
-            format('WHERE c.there IS NULL OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
+            format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
 $$;
 
 -- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
@@ -535,26 +576,33 @@ DECLARE
         '(SELECT CASE WHEN current_setting(%1$L, true) IS DISTINCT FROM s.now '
         'THEN set_config(%1$L, s.now, false) IS NOT NULL ELSE false END '
         'FROM (SELECT interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text AS now OFFSET 0) s)', mark);
-    set_mark constant text := format(
-        '(SELECT set_config(%1$L, interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text, false) IS NOT NULL)', mark);
+    set_mark constant text := format('(SELECT set_config(%L, '
+        'interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text, false) IS NOT NULL)', mark);
     table_ constant text := format('%I.%I', shape ->> 'schema', shape ->> 'table');
     standing constant text := CASE WHEN (shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END || table_;
     old_ constant text := pyreplica.rows_of(shape, 'old_rows');
     new_ constant text := pyreplica.rows_of(shape, 'new_rows');
+    old_and_new constant text := 'WITH touched AS (TABLE old_rows UNION ALL TABLE new_rows) ';
+    -- Foreign keys may update a row that the statement has updated before, or they themselves: the transition
+    -- tables then hold several images of it, and nothing tells which is the last.
+    first_update constant text := CASE WHEN (shape ->> 'cascaded')::boolean THEN
+        format('(SELECT CASE WHEN %s THEN NOT EXISTS (%s) AND NOT EXISTS (%s) ELSE false END)', first_capture,
+            pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows'))
+        ELSE first_capture END;
     truncated constant text := into_log
         || format('SELECT %s, %s, ''T''::"char", NULL::jsonb, NULL::jsonb', segment, generation);
-    members text;
+    restated text;
     statements jsonb;
 BEGIN
     statements := jsonb_build_object(
         'INSERT', jsonb_build_array(
             into_log || format('SELECT %s, %s, ''I'', %s, %s FROM %s n WHERE %s', segment, generation,
                 pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_, first_capture),
-            into_log || pyreplica.restating(generation, shape, standing, '{new_rows}', false, segment)),
+            into_log || pyreplica.restating(generation, shape, standing, 'new_rows', false, segment)),
         'DELETE', jsonb_build_array(
             into_log || format('SELECT %s, %s, ''D'', %s, NULL FROM %s o WHERE %s', segment, generation,
                 pyreplica.object_of(shape, true, 'o'), old_, first_capture),
-            into_log || pyreplica.restating(generation, shape, standing, '{old_rows}', false, segment)),
+            into_log || pyreplica.restating(generation, shape, standing, 'old_rows', false, segment)),
         -- Old and new rows come unpaired. Joined by key, a key only in old is a delete, one only in new an
         -- insert: that is how changes of the key are logged. Rows that did not change are not logged.
         'UPDATE', jsonb_build_array(
@@ -567,8 +615,8 @@ BEGIN
                 pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, true, 'o'),
                 (SELECT string_agg(', n.' || alias, '') FROM pyreplica.columns_of(shape, false)),
                 pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
-                first_capture, pyreplica.changed(shape)),
-            into_log || pyreplica.restating(generation, shape, standing, '{old_rows,new_rows}', true, segment)),
+                first_update, pyreplica.changed(shape)),
+            old_and_new || into_log || pyreplica.restating(generation, shape, standing, 'touched', true, segment)),
         -- Rows that stand after a TRUNCATE were put there by its other triggers.
         'AFTER TRUNCATE table', jsonb_build_array(
             truncated || format(' UNION ALL SELECT %s, %s, ''i'', %s, %s FROM %s n', segment, generation,
@@ -582,21 +630,25 @@ BEGIN
                 '(SELECT l.op = ''T'' AND l.tab = %2$s FROM pyreplica.replica_log l '
                 'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
                 segment, generation, pyreplica.object_of(shape, true, 'n'),
-                pyreplica.rows_of(shape, '<<partition>>'))));
+                -- the trigger function says which one that is
+                pyreplica.rows_of(shape, 'this_partition'))));
 
-    IF shape -> 'children' <> 'null' THEN
-        SELECT string_agg(pyreplica.restating(t.id, t.shape,
-                format('ONLY %I.%I', t.shape ->> 'schema', t.shape ->> 'table'), '{<<rows>>}', false, segment),
-            ' UNION ALL ' ORDER BY t.id)
-        INTO members
-        FROM pyreplica.replica_table t
-        WHERE t.id IN (SELECT i::integer FROM jsonb_array_elements_text(capture_statements.shape -> 'children') i);
-        members := format('%s SELECT * FROM (%s UNION ALL %s) u WHERE %s', into_log,
-            pyreplica.restating(generation, shape, standing, '{<<rows>>}', false, segment), members, set_mark);
+    -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
+    -- table alone is asked.
+    IF (shape ->> 'deferrable')::boolean OR shape -> 'children' <> 'null' THEN
+        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false, segment), ' UNION ALL ')
+        INTO restated
+        FROM (
+            SELECT generation, capture_statements.shape, standing
+            UNION ALL
+            SELECT t.id, t.shape, format('ONLY %I.%I', t.shape ->> 'schema', t.shape ->> 'table')
+            FROM pyreplica.replica_table t
+            WHERE capture_statements.shape -> 'children' @> to_jsonb(t.id)
+        ) m(id, shape, standing);
+        restated := format('%s SELECT * FROM (%s) u WHERE %s', into_log, restated, set_mark);
         statements := statements || jsonb_build_object(
-            'DELETE', jsonb_build_array(replace(members, '<<rows>>', 'old_rows')),
-            'UPDATE', jsonb_build_array(replace(members, '<<rows>>',
-                '(SELECT * FROM old_rows UNION ALL SELECT * FROM new_rows)')));
+            'DELETE', jsonb_build_array('WITH touched AS (TABLE old_rows) ' || restated),
+            'UPDATE', jsonb_build_array(old_and_new || restated));
     END IF;
     RETURN statements;
 END
@@ -629,8 +681,8 @@ BEGIN
     ELSIF c.relkind = 'f' THEN
         reason := 'it is a foreign table; replicate it from where its rows live';
     ELSIF c.relkind NOT IN ('r', 'p') THEN
-        reason := format('it is a %s, not a table', CASE c.relkind WHEN 'v' THEN 'view'
-            WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' ELSE 'relation of kind ' || c.relkind END);
+        reason := format('it is %s, not a table', CASE c.relkind WHEN 'v' THEN 'a view'
+            WHEN 'm' THEN 'a materialized view' WHEN 'S' THEN 'a sequence' WHEN 'c' THEN 'a type' ELSE 'an index' END);
     ELSIF c.relispartition THEN
         reason := format('it is a partition; add %s, its partitions come along',
             pyreplica.root_of(rel)::regclass);
@@ -639,12 +691,28 @@ BEGIN
             'ALTER TABLE %I.%I SET LOGGED', c.nspname, c.relname);
     ELSIF NOT EXISTS (SELECT FROM pg_index WHERE indrelid = rel AND indisprimary) THEN
         reason := format('it has no primary key; ALTER TABLE %I.%I ADD PRIMARY KEY (...)', c.nspname, c.relname);
+    ELSIF getdatabaseencoding() NOT IN ('UTF8', 'SQL_ASCII') AND (pyreplica.shape_of(rel)::text ~ '[^ -~]'
+        OR EXISTS (SELECT FROM pyreplica.descendants(rel) d WHERE d::regclass::text ~ '[^ -~]'))
+    THEN
+        reason := format('there are names with other letters than ASCII''s in its definition, and PL/Python cannot '
+            'prepare statements with such in a database with the encoding %s', getdatabaseencoding());
+    ELSIF (SELECT count(*) FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped) > 800 THEN
+        reason := 'it has more than 800 columns; a query that compares two of its rows would be too wide';
     ELSE
-        SELECT format('its partition %s is %s', d::regclass, CASE WHEN r.relkind = 'f' THEN 'a foreign table'
+        -- PostgreSQL does not let a parent's triggers know what a statement did in a foreign child
+        SELECT format('%s under it is %s', d::regclass, CASE WHEN r.relkind = 'f' THEN 'a foreign table'
             WHEN r.relpersistence = 'u' THEN 'unlogged' ELSE 'temporary' END)
         INTO reason
         FROM pyreplica.descendants(rel) d JOIN pg_class r ON r.oid = d
-        WHERE r.relispartition AND (r.relkind = 'f' OR r.relpersistence <> 'p') LIMIT 1;
+        WHERE r.relkind = 'f' OR r.relispartition AND r.relpersistence <> 'p' LIMIT 1;
+        IF reason IS NULL THEN
+            SELECT format('it inherits from %s, which is not added: a statement on that table would change rows '
+                'here unnoticed; add that one first', a::regclass)
+            INTO reason
+            FROM pyreplica.ancestors(rel) a
+            WHERE NOT EXISTS (SELECT FROM pyreplica.replica_table t WHERE t.relid = a AND t.active)
+            LIMIT 1;
+        END IF;
         IF reason IS NULL THEN
             SELECT format('its key column %I is not a column of %s, which it inherits from: a statement on that '
                 'table could not tell which rows it changed here', k.attname, a::regclass)
@@ -671,6 +739,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
 BEGIN
+    PERFORM set_config('pyreplica.refreshing', 'on', true);   -- follow_ddl() is not to follow this
     FOR t IN
         SELECT g.name, n.nspname, c.relname
         FROM pyreplica.capture_trigger g JOIN pg_class c ON c.oid = g.relid
@@ -679,15 +748,18 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %I.%I', t.name, t.nspname, t.relname);
     END LOOP;
+    PERFORM set_config('pyreplica.refreshing', '', true);
 END
 $$;
 
 -- Makes the capture triggers of one table. A partition logs under its root's generation.
-CREATE OR REPLACE FUNCTION pyreplica.set_triggers(rel oid, generation integer, role_ text, alike boolean) RETURNS void
+CREATE OR REPLACE FUNCTION pyreplica.set_triggers(rel oid, role_ text, generation integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     table_ constant text := (SELECT format('%I.%I', n.nspname, c.relname)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel);
+    alike constant boolean := (SELECT bool_and((c ->> 'alike')::boolean)
+        FROM pyreplica.replica_table t, jsonb_array_elements(t.shape -> 'columns') c WHERE t.id = generation);
     call constant text := format('FOR EACH STATEMENT EXECUTE FUNCTION pyreplica.%I (%L, ',
         CASE WHEN alike THEN 'capture' ELSE 'capture_text' END, generation);
 BEGIN
@@ -715,30 +787,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT d, 'partition' FROM pyreplica.descendants(root) d JOIN pg_class c ON c.oid = d WHERE c.relispartition
 $$;
 
--- Brings one table's capture in line with the catalog: a new generation and new triggers if anything it depends
--- on has changed. Answers whether it had to.
-CREATE OR REPLACE FUNCTION pyreplica.refresh_table(rel oid) RETURNS boolean
+-- What of a captured table has not all its triggers.
+CREATE OR REPLACE FUNCTION pyreplica.unset_parts(generation integer) RETURNS TABLE (relid oid, role_ text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.relid, p.role_ FROM pyreplica.replica_table t, pyreplica.parts_of(t.relid) p
+    WHERE t.id = unset_parts.generation
+        AND (SELECT count(*) FROM pyreplica.capture_trigger g
+            WHERE g.relid = p.relid AND g.enabled AND g.generation = t.id)
+        <> CASE p.role_ WHEN 'root' THEN 5 ELSE 4 END
+$$;
+
+-- Whether a generation is in line with the catalog: built from what is there now, and with all its triggers. One
+-- query, so that it looks at both at the same moment.
+CREATE OR REPLACE FUNCTION pyreplica.stands(generation integer) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(t.shape = pyreplica.shape_of(t.relid), false) AND NOT EXISTS (SELECT FROM pyreplica.unset_parts(t.id))
+    FROM pyreplica.replica_table t WHERE t.id = generation
+$$;
+
+-- Makes a table's next generation and its triggers.
+CREATE OR REPLACE FUNCTION pyreplica.build(rel oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shape_ constant jsonb := pyreplica.shape_of(rel);
-    known pyreplica.replica_table;
-    triggers_stand boolean;
-    next_id integer;
-    alike boolean;
-    key_ text[];
+    next_id constant integer := nextval(pg_get_serial_sequence('pyreplica.replica_table', 'id'));
+    key_ constant text[] := ARRAY(SELECT name FROM pyreplica.columns_of(shape_, true));
 BEGIN
-    SELECT * INTO known FROM pyreplica.replica_table t WHERE t.relid = rel AND t.active;
-    SELECT bool_and((SELECT count(*) FROM pyreplica.capture_trigger g
-            WHERE g.relid = p.relid AND g.enabled AND g.generation = known.id)
-            = CASE p.role_ WHEN 'root' THEN 5 ELSE 4 END)
-    INTO triggers_stand FROM pyreplica.parts_of(rel) p;
-    IF known.shape = shape_ AND triggers_stand THEN
-        RETURN false;
-    END IF;
-    SELECT coalesce(array_agg(name), '{}') INTO key_ FROM pyreplica.columns_of(shape_, true);
-    SELECT bool_and((c ->> 'alike')::boolean) INTO alike FROM jsonb_array_elements(shape_ -> 'columns') c;
     UPDATE pyreplica.replica_table SET active = false WHERE relid = rel AND active;
-    next_id := nextval(pg_get_serial_sequence('pyreplica.replica_table', 'id'));
     INSERT INTO pyreplica.replica_table
         (id, relid, schema_name, table_name, key_columns, columns, shape, statements)
     OVERRIDING SYSTEM VALUE
@@ -747,35 +822,64 @@ BEGIN
             WHERE NOT (c ->> 'generated')::boolean ORDER BY n),
         shape_,
         CASE WHEN key_ = '{}' THEN '{}' ELSE pyreplica.capture_statements(next_id, shape_) END;
-    PERFORM pyreplica.set_triggers(p.relid, next_id, p.role_, alike) FROM pyreplica.parts_of(rel) p;
-    RETURN true;
+    PERFORM pyreplica.set_triggers(p.relid, p.role_, next_id) FROM pyreplica.parts_of(rel) p;
 END
 $$;
 
--- The same for all tables, parents after their children.
-CREATE OR REPLACE FUNCTION pyreplica.refresh() RETURNS integer
+-- Sessions that change captures do so one after another: side by side, each would build on what the other is
+-- changing. Nobody else waits for this lock.
+CREATE OR REPLACE FUNCTION pyreplica.lock_captures() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE pyreplica.replica_table IN SHARE ROW EXCLUSIVE MODE;
+END
+$$;
+
+-- Brings captures in line with the catalog after the definitions of some tables have changed, or of any (null).
+-- Answers how many it had to change.
+CREATE OR REPLACE FUNCTION pyreplica.refresh(changed oid[] DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    -- detached partitions that still log under their old root, and removed tables
+    strays constant oid[] := ARRAY(
+        SELECT DISTINCT g.relid FROM pyreplica.capture_trigger g JOIN pg_class c ON c.oid = g.relid
+        WHERE NOT EXISTS (SELECT FROM pyreplica.replica_table r WHERE r.active
+            AND r.relid = CASE WHEN c.relispartition THEN pyreplica.root_of(g.relid) ELSE g.relid END));
+    concerned constant oid[] := ARRAY(
+        SELECT r.relid FROM pyreplica.replica_table r
+        WHERE r.active AND (changed IS NULL
+            OR r.relid IN (SELECT pyreplica.family_of(c) FROM unnest(changed) c)
+            -- it had a child that is gone or does not inherit any more
+            OR EXISTS (SELECT FROM pyreplica.replica_table t
+                WHERE t.relid = ANY (changed) AND r.shape -> 'children' @> to_jsonb(t.id))));
     t record;
-    refreshed integer := 0;
+    brought integer := 0;
 BEGIN
-    -- our own statements must not come back here through the event trigger
-    PERFORM set_config('pyreplica.refreshing', 'on', true);
-    -- tables that are gone, and partitions that were detached but still log under their old root
+    IF strays = '{}' AND NOT EXISTS (SELECT FROM pyreplica.replica_table r
+        WHERE r.active AND r.relid = ANY (concerned) AND NOT pyreplica.stands(r.id))
+    THEN
+        RETURN 0;
+    END IF;
+    PERFORM pyreplica.lock_captures();
     UPDATE pyreplica.replica_table r SET active = false
-    WHERE active AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relid);
-    PERFORM pyreplica.drop_triggers(g.relid)
-    FROM (SELECT DISTINCT relid FROM pyreplica.capture_trigger) g
-    WHERE NOT EXISTS (SELECT FROM pyreplica.replica_table r
-        WHERE r.active AND r.relid = pyreplica.root_of(g.relid));
+    WHERE r.active AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relid);
+    PERFORM pyreplica.drop_triggers(s) FROM unnest(strays) s;
+    -- parents after their children, whose generations they name
     FOR t IN
-        SELECT relid FROM pyreplica.replica_table r WHERE active
-        ORDER BY (SELECT count(*) FROM pyreplica.descendants(r.relid)), relid
+        SELECT r.relid, r.id, r.shape FROM pyreplica.replica_table r
+        WHERE r.active AND r.relid = ANY (concerned)
+        ORDER BY (SELECT count(*) FROM pyreplica.descendants(r.relid)), r.relid
     LOOP
-        refreshed := refreshed + pyreplica.refresh_table(t.relid)::integer;
+        CONTINUE WHEN pyreplica.stands(t.id);
+        IF t.shape = pyreplica.shape_of(t.relid) THEN
+            -- a new partition; the others and who writes to them are left in peace
+            PERFORM pyreplica.set_triggers(p.relid, p.role_, t.id) FROM pyreplica.unset_parts(t.id) p;
+        ELSE
+            PERFORM pyreplica.build(t.relid);
+        END IF;
+        brought := brought + 1;
     END LOOP;
-    PERFORM set_config('pyreplica.refreshing', '', true);
-    RETURN refreshed;
+    RETURN brought;
 END
 $$;
 
@@ -783,7 +887,9 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.follow_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    changed oid[];
     ours text;
+    refused record;
 BEGIN
     IF coalesce(current_setting('pyreplica.refreshing', true), '') = 'on' THEN
         RETURN;
@@ -796,12 +902,31 @@ BEGIN
             RAISE EXCEPTION 'trigger % captures changes for PyReplica and cannot be dropped', ours
                 USING HINT = 'Stop replicating the table with pyreplica.remove_table().';
         END IF;
-        IF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() o
-            WHERE o.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass) AND NOT o.is_temporary)
-        THEN
-            RETURN;
+        changed := ARRAY(
+            SELECT CASE WHEN o.classid = 'pg_class'::regclass THEN o.objid
+                -- a trigger may be ours in spite of its name: they can be renamed
+                ELSE to_regclass(format('%I.%I', o.address_names[1], o.address_names[2]))::oid END
+            FROM pg_event_trigger_dropped_objects() o
+            WHERE NOT o.is_temporary
+                AND (o.classid = 'pg_class'::regclass OR o.object_type IN ('table constraint', 'trigger')));
+    ELSIF TG_TAG NOT IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION') THEN
+        changed := ARRAY(
+            SELECT c.objid FROM pg_event_trigger_ddl_commands() c
+            WHERE c.classid = 'pg_class'::regclass AND c.schema_name IS DISTINCT FROM 'pg_temp');
+        SELECT r.relid::regclass AS name, f.reason INTO refused
+        FROM pyreplica.replica_table r, pyreplica.refusal(r.relid) f
+        WHERE r.active AND r.relid IN (SELECT pyreplica.family_of(c) FROM unnest(changed) c)
+            AND f.reason IS NOT NULL
+            -- who takes the primary key away may be about to make another; until then nobody can write
+            AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.relid AND i.indisprimary)
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'table % is replicated, but could not be any more: %', refused.name, refused.reason
+                USING HINT = format('If this is meant, stop replicating it first: SELECT pyreplica.remove_table(%L).',
+                    refused.name);
         END IF;
-    ELSIF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c WHERE c.schema_name IS DISTINCT FROM 'pg_temp') THEN
+    END IF;
+    IF changed = '{}' THEN
         RETURN;
     END IF;
     IF TG_TAG = 'ALTER TABLE' THEN
@@ -813,7 +938,7 @@ BEGIN
                     'Stop replicating the table with pyreplica.remove_table(), or disable other triggers by name.';
         END IF;
     END IF;
-    PERFORM pyreplica.refresh();
+    PERFORM pyreplica.refresh(changed);
 END
 $$;
 
@@ -822,20 +947,19 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel constant oid := "table"::oid;
     refused text;
+    renewed integer;
 BEGIN
+    PERFORM pyreplica.lock_captures();
     SELECT r.reason INTO refused FROM pyreplica.refusal(rel) r;
     IF refused IS NOT NULL THEN
         RETURN format('%s: not added: %s', "table", refused);
     END IF;
-    PERFORM set_config('pyreplica.refreshing', 'on', true);
     IF EXISTS (SELECT FROM pyreplica.replica_table WHERE relid = rel AND active) THEN
-        refused := format('%s: is added already%s', "table",
-            CASE WHEN pyreplica.refresh_table(rel) THEN ', its triggers were renewed' END);
-        PERFORM set_config('pyreplica.refreshing', '', true);
-        RETURN refused;
+        renewed := pyreplica.refresh(ARRAY[rel]);
+        RETURN format('%s: is added already%s', "table", CASE WHEN renewed > 0 THEN ', its triggers were renewed' END);
     END IF;
-    PERFORM pyreplica.refresh_table(rel);
-    PERFORM pyreplica.refresh();   -- the tables that it inherits from
+    PERFORM pyreplica.build(rel);
+    PERFORM pyreplica.refresh(ARRAY[rel]);   -- the tables that it inherits from
     RETURN format('%s: added, key (%s)', "table", (SELECT array_to_string(key_columns, ', ')
         FROM pyreplica.replica_table WHERE relid = rel AND active));
 END
@@ -843,12 +967,20 @@ $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.remove_table("table" regclass) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    heir regclass;
 BEGIN
+    PERFORM pyreplica.lock_captures();
+    SELECT t.relid INTO heir FROM pyreplica.replica_table t
+    WHERE t.active AND t.relid IN (SELECT pyreplica.descendants("table"::oid)) LIMIT 1;
+    IF heir IS NOT NULL THEN
+        RETURN format('%s: not removed: %s inherits from it; remove that one first', "table", heir);
+    END IF;
     UPDATE pyreplica.replica_table SET active = false WHERE relid = "table"::oid AND active;
     IF NOT FOUND THEN
         RETURN format('%s: not removed: it was not added', "table");
     END IF;
-    PERFORM pyreplica.refresh();
+    PERFORM pyreplica.refresh(ARRAY["table"::oid]);
     RETURN format('%s: removed; what was logged before still goes to the slaves', "table");
 END
 $$;
@@ -862,7 +994,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pyreplica.refusal(c.oid) r
     WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND NOT r.passed_over
         AND n.nspname NOT LIKE 'pg\_%' AND (schema IS NULL OR n.nspname = schema)
-    ORDER BY n.nspname, c.relname
+    -- who inherits can be added only after those it inherits from
+    ORDER BY (SELECT count(*) FROM pyreplica.ancestors(c.oid)), n.nspname, c.relname
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.add_all_tables(schema text DEFAULT NULL) RETURNS SETOF text
@@ -896,41 +1029,60 @@ BEGIN
 END
 $$;
 
--- Log upkeep. The log has two segments; writers fill one. When it has grown past `rotate_at` bytes, they are told
--- to fill the other. A writer that read the old answer is in the snapshot taken after that, so once every slave
--- has confirmed a snapshot in which all of those have ended, the old segment is truncated. Nobody waits for
+-- Whether a segment of the log holds a change that some slave has not confirmed. What is older than all that was
+-- running when a slave confirmed need not be looked at.
+CREATE OR REPLACE FUNCTION pyreplica.is_awaited(segment regclass) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    awaited boolean;
+BEGIN
+    EXECUTE format(
+        'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, ONLY %s l '
+        'WHERE l.txid >= pg_snapshot_xmin(s.snapshot) AND NOT pg_visible_in_snapshot(l.txid, s.snapshot))', segment)
+    INTO awaited;
+    RETURN awaited;
+END
+$$;
+
+-- Log upkeep. The log has two segments, of which writers fill one. When that has grown past `rotate_at` bytes, they
+-- are told to fill the other, and it is truncated once every slave has confirmed what is in it. Nobody waits for
 -- anybody: what is locked now is left for next time. Answers "switched", "waiting" (for a slave to confirm),
--- "truncated", or null when there was nothing to do.
+-- "truncated", or null when there was nothing to do or something was locked.
 CREATE OR REPLACE FUNCTION pyreplica.rotate_log(rotate_at bigint) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    retired pyreplica.replica_retired;
-    confirmed xid8;
-    current_segment smallint;
+    written regclass;
+    resting regclass;
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the log cannot be rotated in a % transaction, which does not see the newest changes',
+            current_setting('transaction_isolation')
+            USING HINT = 'Call it in a READ COMMITTED transaction.';
+    END IF;
     -- a slave that is being added was seen here, or waits for us
     LOCK TABLE pyreplica.replica_slave IN SHARE ROW EXCLUSIVE MODE NOWAIT;
-    confirmed := coalesce((SELECT min(pg_snapshot_xmin(snapshot)::text::numeric)::text::xid8
-        FROM pyreplica.replica_slave), pg_snapshot_xmin(pg_current_snapshot()));
-    DELETE FROM pyreplica.replica_tick WHERE xmax_ < confirmed;
-    SELECT * INTO retired FROM pyreplica.replica_retired;
-    IF FOUND THEN
-        IF confirmed < pg_snapshot_xmax(retired.snapshot) THEN
+    DELETE FROM pyreplica.replica_tick t
+    WHERE NOT EXISTS (SELECT FROM pyreplica.replica_slave s WHERE t.xmax_ >= pg_snapshot_xmin(s.snapshot));
+    SELECT format('pyreplica.replica_log_%s', b), format('pyreplica.replica_log_%s', 1 - b) INTO written, resting
+    FROM (SELECT last_value & 1 AS b FROM pyreplica.doorbell) d;
+    IF pg_relation_size(resting) > 0 THEN
+        IF pyreplica.is_awaited(resting) THEN
             RETURN 'waiting';
         END IF;
-        EXECUTE format('LOCK TABLE ONLY pyreplica.replica_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', retired.segment);
-        EXECUTE format('TRUNCATE pyreplica.replica_log_%s', retired.segment);
-        DELETE FROM pyreplica.replica_retired;
+        -- Who has written to it, before the switch or because he had read the doorbell before, has it locked until
+        -- he commits: now all its changes can be seen, and no more come.
+        EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', resting);
+        IF pyreplica.is_awaited(resting) THEN
+            RETURN 'waiting';
+        END IF;
+        EXECUTE format('TRUNCATE ONLY %s', resting);
         RETURN 'truncated';
     END IF;
-    SELECT d.last_value & 1 INTO current_segment FROM pyreplica.doorbell d;
-    IF pg_relation_size(format('pyreplica.replica_log_%s', current_segment)::regclass) < rotate_at THEN
+    IF pg_relation_size(written) < rotate_at THEN
         RETURN NULL;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('pyreplica.doorbell'));
     PERFORM setval('pyreplica.doorbell', d.last_value # 1) FROM pyreplica.doorbell d;
-    -- a new statement has a new snapshot, taken after the switch
-    INSERT INTO pyreplica.replica_retired VALUES (current_segment, pg_current_snapshot());
     RETURN 'switched';
 EXCEPTION
     WHEN lock_not_available THEN
@@ -947,8 +1099,9 @@ DROP EVENT TRIGGER IF EXISTS pyreplica_ddl;
 DROP EVENT TRIGGER IF EXISTS pyreplica_drop;
 DO $$ BEGIN PERFORM pyreplica.refresh(); END $$;
 CREATE EVENT TRIGGER pyreplica_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE',
-        'ALTER DOMAIN', 'CREATE INDEX', 'ALTER INDEX')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
+        'ALTER EXTENSION', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
+        'ALTER INDEX')   -- which can rename a table, too
     EXECUTE FUNCTION pyreplica.follow_ddl();
 CREATE EVENT TRIGGER pyreplica_drop ON sql_drop EXECUTE FUNCTION pyreplica.follow_ddl();
 

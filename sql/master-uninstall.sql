@@ -30,8 +30,7 @@ BEGIN
     IF is_slave THEN
         DELETE FROM pyreplica.replica_version WHERE side = 'master';
         DROP VIEW pyreplica.changes;
-        DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_slave, pyreplica.replica_tick,
-            pyreplica.replica_retired;
+        DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_slave, pyreplica.replica_tick;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

@@ -119,6 +119,13 @@ JOIN pyreplica.replica_table t ON t.id = l.tab
 WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8)
     AND t.schema_name = %(schema)s AND t.table_name = %(table)s
 
+-- name: truncated
+SELECT EXISTS (
+    SELECT FROM pyreplica.replica_log l JOIN pyreplica.replica_table t ON t.id = l.tab
+    WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8) AND l.op = 'T'
+        AND t.schema_name = %(schema)s AND t.table_name = %(table)s
+)
+
 -- name: sleep
 SELECT pyreplica.set_doorbell(%(bit)s, true)
 
@@ -141,12 +148,22 @@ SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at
 WHERE replication = %(replication)s
 
 -- name: table_size
-SELECT sum(greatest(c.reltuples, 0))::bigint, sum(pg_total_relation_size(c.oid))::bigint,
+SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint, coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint,
     (SELECT r.relkind = 'p' FROM pg_class r WHERE r.oid = t.root)
 FROM (SELECT format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass AS root) t,
     LATERAL (SELECT relid FROM pg_partition_tree(t.root) WHERE isleaf UNION SELECT t.root) p
-JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+LEFT JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
 GROUP BY t.root
+
+-- Whether ALTER TABLE or TRUNCATE has given the table, or a partition, a new file after this transaction's snapshot
+-- was taken: a query finds that, but pg_relation_filenode() knows what is. The snapshot sees no row in a new file.
+-- name: rewritten
+SELECT EXISTS (
+    SELECT FROM (SELECT format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass AS root) t,
+        LATERAL (SELECT relid FROM pg_partition_tree(t.root) UNION SELECT t.root) p
+    JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+    WHERE pg_relation_filenode(c.oid) <> c.relfilenode
+)
 
 -- name: plpython_available
 SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u')

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig, parse
 from pyreplica.database import Connection
+from pyreplica.errors import PyReplicaError
+from pyreplica.master import Master
+from pyreplica.model import Cursor, State, Status, Step
+from pyreplica.replication.compare import compare
+from pyreplica.replication.copy import Copied, Copy
+from pyreplica.replication.loop import Replication
+from pyreplica.replication.setup import install
+from pyreplica.replication.wait import wait
+from pyreplica.slave import Slave
 from tests.conftest import Databases
+
+_daemons = itertools.count(1)
 
 LIMIT = 60.0
 """Seconds that any command of a test may take."""
@@ -74,6 +90,15 @@ class Daemon:
         """What it has written so far."""
         return self.log_path.read_text(encoding="utf-8")
 
+    def until_said(self, words: str) -> None:
+        """Wait until it has written these words."""
+
+        def said() -> bool:
+            return words in self.log or self.process.poll() is not None
+
+        eventually(said, f"the daemon has not said: {words}")
+        assert words in self.log, self.log
+
     def kill(self) -> None:
         """kill -9."""
         self.process.send_signal(signal.SIGKILL)
@@ -97,6 +122,32 @@ def daemon(path: Path, *names: str) -> Iterator[Daemon]:
             started.stop()
 
 
+def stalling_daemon(
+    path: Path, step: Step | None = None, batch: int = 0, *, staged: bool = False
+) -> AbstractContextManager[Daemon]:
+    """The program stalling_daemon.py for the time of the block; it is killed at the end."""
+    at = [] if step is None else ["--step", step.value, "--batch", str(batch)]
+    return _stalling("stalling_daemon", path, *at, *(["--staged"] if staged else []))
+
+
+def stalling_copy(
+    path: Path, point: str, *, schema: bool = False
+) -> AbstractContextManager[Daemon]:
+    """The program stalling_copy.py for the time of the block; it is killed at the end."""
+    return _stalling("stalling_copy", path, point, *(["--schema"] if schema else []))
+
+
+@contextmanager
+def _stalling(program: str, path: Path, *arguments: str) -> Iterator[Daemon]:
+    command = [sys.executable, "-m", f"tests.integration.{program}", str(path), *arguments]
+    started = Daemon(command, path.with_suffix(f".{next(_daemons)}.log"))
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.kill()
+
+
 def connect(dsn: str) -> Connection:
     """A session of the test's own; names must be qualified with their schema."""
     return Connection(dsn, where="test")
@@ -106,3 +157,214 @@ def set_up(path: Path) -> None:
     """install and copy --schema."""
     pyreplica(path, "install")
     pyreplica(path, "copy", "--schema")
+
+
+def sql(dsn: str, *statements: str) -> None:
+    """Execute statements, each in a transaction of its own unless it says otherwise."""
+    with connect(dsn) as session:
+        for statement in statements:
+            session.execute(statement)
+
+
+def value(dsn: str, query: str) -> Any:
+    """The one value that a query gives."""
+    with connect(dsn) as session:
+        return session.one(query)[0]
+
+
+class Silence:
+    """Watches a copy and says nothing."""
+
+    def begin(self, tables: Sequence[tuple[str, int]]) -> None:
+        """Nothing."""
+
+    def rows(self, table: str, rows: int) -> None:
+        """Nothing."""
+
+    def done(self, table: str, rows: int) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def copied(
+    databases: Databases, tables: str, *, slave: str | None = None, **options: Any
+) -> ReplicationConfig:
+    """A replication that is installed and copied, and no daemon runs.
+
+    Args:
+        tables: SQL that makes the tables, and may fill them on the master.
+        slave: other SQL that makes them on the slave; the same without its rows when None.
+        options: further settings.
+    """
+    sql(databases.master, tables)
+    sql(databases.slave, tables if slave is None else slave)
+    made = config(databases, **options)
+    install(made)
+    copy(made, truncate=slave is None)
+    return made
+
+
+def copy(made: ReplicationConfig, **options: Any) -> Copied:
+    """The initial copy."""
+    return Copy(made, Silence(), **options).run()
+
+
+def assert_same(made: ReplicationConfig, timeout: float = LIMIT / 2) -> None:
+    """Wait for the slave, then compare every table."""
+    wait(made, timeout)
+    results = compare(made, timeout=timeout)
+    assert results
+    different = [result for result in results if not result.equal]
+    assert not different, different
+
+
+def cursors(made: ReplicationConfig) -> tuple[Cursor, Cursor]:
+    """Where the master's record and the slave are."""
+    with closing(Master(made)) as master, closing(Slave(made)) as slave:
+        confirmed, applied = master.confirmed(), slave.applied()
+    assert confirmed is not None
+    assert applied is not None
+    assert applied.cursor is not None
+    return confirmed.cursor, applied.cursor
+
+
+def prepared(databases: Databases) -> list[str]:
+    """The transactions that are prepared on the slave."""
+    with connect(databases.slave) as session:
+        query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY gid"
+        return [str(gid) for (gid,) in session.query(query)]
+
+
+def eventually(
+    true: Callable[[], object], what: str, timeout: float = LIMIT, pause: float = 0.005
+) -> None:
+    """Wait until something holds that nobody tells of; looked at after short, growing pauses."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, f"not after {timeout:g} s: {what}"
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
+
+
+def blocked(dsn: str, count: int = 1) -> Callable[[], bool]:
+    """Whether so many sessions of PyReplica wait for a lock in that database."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name LIKE 'pyreplica%' AND wait_event_type = 'Lock'"
+    )
+    return lambda: int(value(dsn, query)) >= count
+
+
+class Running:
+    """A replication in a thread of the test. What it does and says can be waited for.
+
+    Attributes:
+        steps: all steps so far, with the batches' numbers.
+        statuses: all statuses it has published.
+        lines: its log, "LEVEL message".
+        error: what ended it, if anything did.
+    """
+
+    def __init__(
+        self, made: ReplicationConfig, hook: Callable[[Step, int], None] = lambda step, batch: None
+    ) -> None:
+        self.config = made
+        self.steps: list[tuple[Step, int]] = []
+        self.statuses: list[Status] = []
+        self.lines: list[str] = []
+        self.error: PyReplicaError | None = None
+        self._hook = hook
+        self._changed = threading.Condition()
+        self.replication = Replication(
+            made, observe=self._observe, publish=self._publish, backoff=Backoff(0.01, 0.2)
+        )
+        self._thread = threading.Thread(target=self._run, name=made.name)
+
+    def _run(self) -> None:
+        error = self.replication.run()
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
+
+    def _observe(self, step: Step, batch: int) -> None:
+        with self._changed:
+            self.steps.append((step, batch))
+            self._changed.notify_all()
+        self._hook(step, batch)
+
+    def _publish(self, status: Status) -> None:
+        with self._changed:
+            self.statuses.append(status)
+            self._changed.notify_all()
+
+    def heard(self, record: logging.LogRecord) -> None:
+        """Take a line of the log."""
+        with self._changed:
+            self.lines.append(f"{record.levelname} {record.getMessage()}")
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop it and wait for its end."""
+        self.replication.stop()
+        self._thread.join(LIMIT)
+        if self._thread.is_alive():
+            self.replication.cancel()
+            self._thread.join(LIMIT)
+        assert not self._thread.is_alive()
+
+    def until(self, true: Callable[[], object], what: str, timeout: float = LIMIT) -> None:
+        """Wait until something of what it did or said holds."""
+        with self._changed:
+            assert self._changed.wait_for(true, timeout), f"{what}; {self.steps} {self.lines}"
+
+    def until_asleep(self) -> None:
+        """Wait until it sleeps."""
+        self.until(
+            lambda: self.steps and self.steps[-1][0] is Step.WAITING and not self.failing,
+            "it does not fall asleep",
+        )
+
+    def until_said(self, words: str) -> str:
+        """Wait for a line of its log; gives the line."""
+        self.until(lambda: self.said(words), f"it has not said: {words}")
+        return self.said(words)[0]
+
+    def said(self, words: str) -> list[str]:
+        """The lines of its log with these words."""
+        return [line for line in self.lines if words in line]
+
+    @property
+    def failing(self) -> bool:
+        """Whether its last status says that it failed."""
+        return bool(self.statuses) and self.statuses[-1].state is State.FAILED
+
+    def batches(self) -> list[int]:
+        """The batches it has committed."""
+        return [batch for step, batch in list(self.steps) if step is Step.COMMITTED]
+
+
+@contextmanager
+def running(
+    made: ReplicationConfig, hook: Callable[[Step, int], None] = lambda step, batch: None
+) -> Iterator[Running]:
+    """A replication in a thread, for the time of the block."""
+    started = Running(made, hook)
+    handler = logging.Handler()
+    handler.emit = started.heard  # type: ignore[method-assign]
+    logger = logging.getLogger(f"pyreplica.{made.name}")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    started.start()
+    try:
+        yield started
+    finally:
+        started.end()
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -2,7 +2,8 @@
 
 The slave equals the master as of its cursor, so its snapshot is taken first and the master's after
 it: what differs then must be explained by a change in the log between the two. Keys with such a
-change prove nothing; they are looked at again once the slave has moved on.
+change prove nothing; they are looked at again once the slave has moved on. What is not explained is
+looked at once more all the same, because the log may have been truncated in between.
 """
 
 from __future__ import annotations
@@ -97,14 +98,18 @@ def compare(
                 where=config.name,
                 hint="Look at `tables:` in the configuration and at `pyreplica check`.",
             )
+        suspects: dict[CapturedTable, set[frozenset[tuple[str, str]]]] = {}
         for _ in range(100):
             again = []
             for table, here in waiting:
                 result, undecided = _compare(master, slave, table, here, progress)
-                if undecided:
+                found = {frozenset(d.key.items()) for d in result.differences}
+                # what explains a difference may have left the log meanwhile: it has to show twice
+                if undecided or (found and not found & suspects.get(table, set())):
                     again.append((table, here))
                 else:
                     results.append(result)
+                suspects[table] = set() if undecided else found
             if not again:
                 return sorted(results, key=lambda r: r.table)
             waiting = again

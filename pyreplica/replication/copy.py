@@ -212,6 +212,8 @@ class Copy:
         cursor = Cursor(before + 1, position)
         master.set_copied(cursor)
         slave.finish_copy(cursor)
+        slave.unlock()
+        master.unlock()
         self._log.info("copied %d tables, %d rows", len(tables), rows)
         return Copied(len(tables), rows, position)
 
@@ -290,6 +292,12 @@ class Copy:
                     sql.SQL("COPY {} ({}) FROM STDIN").format(name, columns),
                     lambda n: self._progress.rows(str(table), n),
                 )
+                if master.rewritten(table) and not self._truncated(master.position(), table):
+                    raise PyReplicaError(
+                        "ALTER TABLE has rewritten it on the master after the copy had begun",
+                        where=self._config.name,
+                        hint=f"Copy again: `pyreplica copy {self._config.name}`.",
+                    )
                 slave.copied_table(table, rows)
         except PyReplicaError as error:
             error.what = f"copying table {table}: {error.what}"
@@ -297,6 +305,11 @@ class Copy:
         slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
         self._progress.done(str(table), rows)
         return rows
+
+    def _truncated(self, after: Position, table: CapturedTable) -> bool:
+        """Whether the table was truncated after the copy's snapshot: the log then has all of it."""
+        with self._side(Master) as now:
+            return now.truncated(after.snapshot, table)
 
 
 def _fits(config: ReplicationConfig, table: CapturedTable, found: SlaveTable | None) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig
-from pyreplica.errors import PyReplicaError, Unreachable
+from pyreplica.errors import DatabaseError, PyReplicaError, Refused, Unreachable
 from pyreplica.model import Position, State, Status, Step
 from pyreplica.replication.session import Session
 from pyreplica.replication.wakeup import Wakeup
@@ -64,6 +64,7 @@ class Replication:
         self._rotated = -ROTATE_EVERY
         self._tidy = False
         self._last_error: str | None = None
+        self._recorded = False
 
     # For other threads
 
@@ -93,10 +94,11 @@ class Replication:
                     if self._stop.is_set():
                         break
                     self._failed(error)
-                    if not error.retry:
+                    if not _passes(error):
                         self._record(error)
                         return error
-                    if not isinstance(error, Unreachable):
+                    # refused for now: somebody else is at work, and the status is theirs
+                    if not isinstance(error, (Unreachable, Refused)):
                         self._record(error)
                     self._delay()
             self._set_state(State.STOPPED)
@@ -113,24 +115,30 @@ class Replication:
         try:
             session.master.listen()
             self._log.info("connected, at batch %d", session.cursor.batch)
+            session.slave.set_status("running")
             while not self._stop.is_set():
                 try:
                     self._set_state(State.CATCHING_UP, session)
-                    session.slave.set_status("running")
                     self._catch_up(session)
                     self._sleep(session)
                 except PyReplicaError as error:
-                    if self._stop.is_set() or isinstance(error, Unreachable) or not error.retry:
+                    if self._stop.is_set() or isinstance(error, Unreachable) or not _passes(error):
                         raise
                     self._failed(error)
                     session.recover()
                     session.slave.set_status("failed", error.line)
+                    self._recorded = True
                     self._delay()
         finally:
             if self._stop.is_set():
                 with suppress(PyReplicaError):
+                    # nobody is there to be woken any more
+                    session.master.connection.rollback()
+                    session.master.set_doorbell(session.bit, False)
+                with suppress(PyReplicaError):
                     session.slave.connection.rollback()
                     session.slave.set_status("stopped")
+                    session.unlock()
             with self._lock:
                 self._session = None
             session.close()
@@ -177,6 +185,9 @@ class Replication:
 
     def _step(self, session: Session) -> tuple[int, Position]:
         moved, read = session.step()
+        if self._recorded:
+            session.slave.set_status("running")
+            self._recorded = False
         if moved:
             self._backoff.reset()
             self._tidy = False
@@ -225,3 +236,8 @@ class Replication:
             self._log.debug("the error could not be recorded: %s", another)
         finally:
             slave.close()
+
+
+def _passes(error: PyReplicaError) -> bool:
+    """Whether to try again: what a server answered may be repaired there while we wait."""
+    return error.retry or isinstance(error, DatabaseError)

@@ -64,6 +64,11 @@ class Session:
         self.master.close()
         self.slave.close()
 
+    def unlock(self) -> None:
+        """Let another daemon take over."""
+        self.slave.unlock()
+        self.master.unlock()
+
     def cancel(self) -> None:
         """Break off what either side is executing; for another thread."""
         self.master.connection.cancel()
@@ -94,8 +99,13 @@ class Session:
         here, there = applied.cursor, confirmed.cursor
         if here is None:
             raise _not_copied(self._config)
-        if here.batch == there.batch + 1 and self._config.commit is CommitMode.ONE_PHASE:
-            # the slave committed, the master was not told: the cursor alone decides
+        if (
+            self._config.commit is CommitMode.ONE_PHASE
+            and here.batch == there.batch + 1
+            and here.position.snapshot.xmax <= self.master.position().snapshot.xmax
+        ):
+            # the slave committed, the master was not told: the cursor alone decides, unless it is
+            # of a moment that this master has not seen yet
             self.master.confirm(here)
             there = here
         if there.batch < here.batch:

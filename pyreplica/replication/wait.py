@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import TimedOut
 from pyreplica.master import Master
-from pyreplica.model import Cursor
+from pyreplica.model import Cursor, Snapshot
 from pyreplica.replication.session import known
 from pyreplica.slave import Slave
 
@@ -41,7 +41,7 @@ def wait(
         known(master, slave)
         deadline = None if timeout is None else clock() + timeout
         pause = LOOK_FIRST
-        while master.misses(cursor_of(slave).position.snapshot, until):
+        while not _is_there(master, slave, until):
             if deadline is not None and clock() >= deadline:
                 pending, _ = master.pending(cursor_of(slave).position.snapshot)
                 raise TimedOut(
@@ -53,6 +53,15 @@ def wait(
                 )
             sleep(pause)
             pause = min(pause * 1.5, LOOK_LONGEST)
+
+
+def _is_there(master: Master, slave: Slave, until: Snapshot) -> bool:
+    """Whether the slave has everything that the master's snapshot saw."""
+    if master.misses(cursor_of(slave).position.snapshot, until):
+        return False
+    # the log of a batch that was decided may be gone before the slave has committed it
+    confirmed = master.confirmed()
+    return confirmed is not None and cursor_of(slave).batch >= confirmed.cursor.batch
 
 
 def cursor_of(slave: Slave) -> Cursor:

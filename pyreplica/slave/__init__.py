@@ -264,16 +264,28 @@ def emptying(tables: Sequence[SlaveTable]) -> list[sql.Composable]:
     TRUNCATE is refused for a table that one outside refers to, whether or not that has rows; such
     a table is emptied with DELETE. Of a table with inheritance children only itself is emptied.
     """
-    names = {str(table) for table in tables}
-    groups: dict[bool, list[sql.Composable]] = {True: [], False: []}
-    for table in tables:
-        only = sql.SQL("" if table.partitioned else "ONLY ")
-        name = sql.SQL("{}{}").format(only, sql.Identifier(table.schema, table.name))
-        groups[names.issuperset(table.referenced_by)].append(name)
-    statements: list[sql.Composable] = [sql.SQL("DELETE FROM {}").format(n) for n in groups[False]]
-    if groups[True]:
-        statements.append(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(groups[True])))
+    truncated = list(tables)
+    deleted: list[SlaveTable] = []
+    while True:
+        # one that is not truncated is outside in its turn
+        names = {str(table) for table in truncated}
+        outside = [table for table in truncated if not names.issuperset(table.referenced_by)]
+        if not outside:
+            break
+        deleted += outside
+        truncated = [table for table in truncated if table not in outside]
+    statements: list[sql.Composable] = [
+        sql.SQL("DELETE FROM {}").format(_own_rows(table)) for table in deleted
+    ]
+    if truncated:
+        names_ = sql.SQL(", ").join(_own_rows(table) for table in truncated)
+        statements.append(sql.SQL("TRUNCATE {}").format(names_))
     return statements
+
+
+def _own_rows(table: SlaveTable) -> sql.Composable:
+    only = sql.SQL("" if table.partitioned else "ONLY ")
+    return only + sql.Identifier(table.schema, table.name)
 
 
 def is_unique_violation(error: DatabaseError) -> bool:

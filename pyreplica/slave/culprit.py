@@ -36,10 +36,10 @@ def find_culprit(
     """
     rest = (change for change in changes if lookup(change.table) is not None)
     for chunk in _chunks(rest):
-        if _fails(connection, compose(chunk)) is None:
+        if _fails(connection, compose, chunk) is None:
             continue
         for change in chunk:
-            error = _fails(connection, compose([change]))
+            error = _fails(connection, compose, [change])
             if error is not None:
                 return _blaming(change, lookup(change.table), error)
     return None
@@ -50,11 +50,17 @@ def _chunks(changes: Iterator[Change]) -> Iterator[list[Change]]:
         yield chunk
 
 
-def _fails(connection: Connection, statements: Sequence[Part]) -> DatabaseError | None:
-    """Execute the statements; when one fails leave nothing of them."""
+def _fails(
+    connection: Connection,
+    compose: Callable[[Sequence[Change]], Sequence[Part]],
+    changes: Sequence[Change],
+) -> DatabaseError | None:
+    """Apply some changes; when that fails, already in preparing them too, leave nothing of them."""
     connection.execute("SAVEPOINT pyreplica_chunk")
     try:
-        connection.execute(sql.SQL("; ").join(statements))
+        statements = compose(changes)
+        if statements:  # rows that came and went leave nothing to do
+            connection.execute(sql.SQL("; ").join(statements))
     except DatabaseError as error:
         connection.execute("ROLLBACK TO SAVEPOINT pyreplica_chunk")
         return error

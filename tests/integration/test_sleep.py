@@ -173,3 +173,10 @@ def test_a_batch_that_is_blocked_is_abandoned_when_told_to(databases: Databases)
     assert (Step.PREPARED, 2) not in daemon.steps
     with running(made):
         assert_same(made)
+
+
+def test_a_daemon_that_has_stopped_is_not_rung_for_any_more(databases: Databases) -> None:
+    made = copied(databases, TABLE)
+    with running(made) as daemon:
+        daemon.until_asleep()
+    assert value(databases.master, "SELECT last_value < 2 FROM pyreplica.doorbell")

@@ -1,0 +1,175 @@
+"""Writers ring by NOTIFY while a slave sleeps, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+
+from pyreplica import sqlfiles
+from pyreplica.demo.cluster import Cluster
+from tests.integration.capture.oracle import Master, Session
+
+
+@pytest.fixture
+def sleeper(master: Master) -> Session:
+    """A session that listens as a daemon does, to a master with the table t."""
+    master.table("id int PRIMARY KEY, v text")
+    session = master.session()
+    session.run("LISTEN pyreplica")
+    return session
+
+
+def set_bit(master: Master, bit: int, sleeping: bool) -> None:
+    master.reader.run(f"SELECT pyreplica.set_doorbell({bit}, {sleeping})")
+
+
+def doorbell(master: Master) -> int:
+    value: int = master.reader.value("SELECT last_value FROM pyreplica.doorbell")
+    return value
+
+
+WRITES = [
+    "INSERT INTO t VALUES (1)",
+    "UPDATE t SET v = 'x'",
+    "UPDATE t SET id = 9",
+    "DELETE FROM t",
+    "TRUNCATE t",
+    "DO $$BEGIN INSERT INTO t VALUES (3); UPDATE t SET v = 'y'; DELETE FROM t; END$$",
+]
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+def test_while_nobody_sleeps_no_writer_rings(
+    master: Master, sleeper: Session, segment: int
+) -> None:
+    master.run(f"SELECT setval('pyreplica.doorbell', {segment})")
+    master.run(*WRITES)
+    assert sleeper.notifications() == []
+    assert {row for (row,) in master.reader.run("SELECT segment FROM pyreplica.replica_log")} == {
+        segment
+    }
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+@pytest.mark.parametrize("bit", [1, 2, 62])
+def test_while_somebody_sleeps_each_transaction_rings_once(
+    master: Master, sleeper: Session, bit: int, segment: int
+) -> None:
+    master.run(f"SELECT setval('pyreplica.doorbell', {segment})")
+    set_bit(master, bit, True)
+    for statement in WRITES:
+        master.run(statement)
+        assert sleeper.notifications() == ["pyreplica"]
+    master.run("BEGIN", *WRITES)
+    assert sleeper.notifications() == []
+    master.run("COMMIT")
+    assert sleeper.notifications() == ["pyreplica"]
+    assert {row for (row,) in master.reader.run("SELECT segment FROM pyreplica.replica_log")} == {
+        segment
+    }
+    set_bit(master, bit, False)
+    master.run(*WRITES)
+    assert sleeper.notifications() == []
+
+
+def test_what_is_not_logged_does_not_ring(master: Master, sleeper: Session) -> None:
+    set_bit(master, 1, True)
+    master.run(
+        "UPDATE t SET v = 'x'", "DELETE FROM t", "BEGIN", "INSERT INTO t VALUES (1)", "ROLLBACK"
+    )
+    assert sleeper.notifications() == []
+
+
+def test_bits_are_set_and_cleared_one_by_one(master: Master) -> None:
+    for bit, sleeping, expected in (
+        (1, True, 0b0010),
+        (3, True, 0b1010),
+        (3, True, 0b1010),
+        (1, False, 0b1000),
+        (2, False, 0b1000),
+        (3, False, 0b0000),
+    ):
+        set_bit(master, bit, sleeping)
+        assert doorbell(master) == expected
+    master.run("SELECT setval('pyreplica.doorbell', 1)")
+    set_bit(master, 62, True)
+    assert doorbell(master) == (1 << 62) + 1
+
+
+def test_the_rotation_of_the_log_leaves_the_bits_alone(master: Master, sleeper: Session) -> None:
+    set_bit(master, 5, True)
+    master.run("INSERT INTO t VALUES (1)")
+    assert master.reader.value("SELECT pyreplica.rotate_log(1)") == "switched"
+    assert doorbell(master) == (1 << 5) + 1
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_writer_whose_snapshot_is_older_than_the_bit_rings(
+    master: Master, sleeper: Session, level: str
+) -> None:
+    master.run(f"BEGIN ISOLATION LEVEL {level}", "INSERT INTO t VALUES (0)")
+    set_bit(master, 1, True)
+    master.run("INSERT INTO t VALUES (1)", "COMMIT")
+    assert sleeper.notifications() == ["pyreplica"]
+
+
+def test_a_writer_that_read_the_doorbell_before_the_bit_is_listed_as_running(
+    master: Master, sleeper: Session
+) -> None:
+    master.run("BEGIN", "INSERT INTO t VALUES (1)")
+    txid = master.writer.value("SELECT pg_current_xact_id()::text::bigint")
+    set_bit(master, 1, True)
+    # the daemon that looks at this snapshot waits for the writer instead
+    running = master.reader.run("SELECT pg_snapshot_xip(pg_current_snapshot())::text::bigint")
+    assert (txid,) in running
+    master.run("COMMIT")
+    assert sleeper.notifications() == []
+
+
+def test_two_who_set_their_bits_at_a_time_do_not_undo_one_another(master: Master) -> None:
+    first, second = master.session(), master.session()
+    first.run("BEGIN", "SELECT pyreplica.set_doorbell(1, true)")
+    other = second.start("SELECT pyreplica.set_doorbell(2, true)")
+    second.wait_for_lock()
+    first.run("SELECT pyreplica.set_doorbell(1, false)", "SELECT pyreplica.set_doorbell(3, true)")
+    first.run("COMMIT")
+    other.result()
+    assert doorbell(master) == 0b1100
+
+
+# Prepared transactions of the application
+
+
+@pytest.fixture
+def two_phase(slave_cluster: Cluster) -> Iterator[Master]:
+    """A master that takes prepared transactions, with the table t and a sleeping daemon."""
+    slave_cluster.create_database("two_phase")
+    slave_cluster.psql("-q", "-f", str(sqlfiles.path("master-install.sql")), dbname="two_phase")
+    with Master(slave_cluster, "two_phase") as master:
+        master.table("id int PRIMARY KEY, v text")
+        set_bit(master, 1, True)
+        yield master
+    slave_cluster.drop_database("two_phase")
+
+
+def test_a_prepared_transaction_is_in_the_log_once_it_is_committed(two_phase: Master) -> None:
+    set_bit(two_phase, 1, False)
+    two_phase.run("BEGIN", "INSERT INTO t VALUES (1, 'a')", "PREPARE TRANSACTION 'app'")
+    assert two_phase.changes() == []
+    assert two_phase.logged("COMMIT PREPARED 'app'") == ["t I 1 v=a"]
+    two_phase.assert_exact()
+
+
+def test_who_prepares_transactions_can_be_kept_from_ringing(two_phase: Master) -> None:
+    # PostgreSQL does not prepare a transaction that has executed NOTIFY
+    two_phase.run("BEGIN", "INSERT INTO t VALUES (1, 'a')")
+    with pytest.raises(psycopg2.errors.FeatureNotSupported, match="NOTIFY"):
+        two_phase.run("PREPARE TRANSACTION 'app'")
+    two_phase.run("ALTER DATABASE two_phase SET pyreplica.notify = off")
+    app = two_phase.session()
+    app.run("BEGIN", "INSERT INTO t VALUES (1, 'a')", "PREPARE TRANSACTION 'app'")
+    app.run("COMMIT PREPARED 'app'")
+    assert two_phase.logged("INSERT INTO t VALUES (2, 'b')", session=app) == ["t I 2 v=b"]
+    two_phase.assert_exact()
