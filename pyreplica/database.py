@@ -193,8 +193,9 @@ class Connection:
 
     def copy_in(self, query: Query, read: Callable[[int], bytes]) -> int:
         """COPY ... FROM STDIN out of ``read(size)``; gives the number of rows."""
+        reader: Any = _Reader(read)  # read() is all that the driver calls
         with self._errors(), self._connection.cursor() as cursor:
-            cursor.copy_expert(query, _Reader(read), size=1 << 16)
+            cursor.copy_expert(query, reader, size=1 << 16)
             return int(cursor.rowcount)
 
     def notices(self) -> list[str]:
@@ -300,7 +301,7 @@ class Connection:
 
 
 def _connected(parameters: dict[str, Any]) -> psycopg2.extensions.connection:
-    connection = psycopg2.connect(**parameters)
+    connection: psycopg2.extensions.connection = psycopg2.connect(**parameters)
     setting = "standard_conforming_strings"
     if connection.info.parameter_status(setting) != "off":
         return connection
@@ -308,7 +309,8 @@ def _connected(parameters: dict[str, Any]) -> psycopg2.extensions.connection:
     # not always given as an option, because poolers refuse those
     connection.close()
     options = f"{parameters.get('options', '')} -c {setting}=on"
-    return psycopg2.connect(**{**parameters, "options": options})
+    connection = psycopg2.connect(**{**parameters, "options": options})
+    return connection
 
 
 class _Writer:

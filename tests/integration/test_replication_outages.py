@@ -391,7 +391,8 @@ def test_settings_of_the_databases_do_not_matter(databases: Databases) -> None:
         sql(
             databases.master,
             r"""
-            INSERT INTO public.t VALUES (1, '{NULL,"NULL","\\",''}', '2026-02-01'), (2, '{"\\''"}', NULL)
+            INSERT INTO public.t VALUES (1, '{NULL,"NULL","\\",''}', '2026-02-01'),
+                (2, '{"\\''"}', NULL)
             """,
         )
         assert_same(made)

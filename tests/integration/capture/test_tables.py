@@ -5,6 +5,8 @@ from __future__ import annotations
 import psycopg2
 import pytest
 
+from pyreplica import sqlfiles
+from pyreplica.demo.cluster import Cluster
 from tests.integration.capture.oracle import Master
 
 
@@ -183,3 +185,22 @@ def test_adding_a_table_waits_for_its_writers_and_misses_none_of_their_rows(
     assert adding.result() == [("public.t: added, key (id)",)]
     assert master.logged("INSERT INTO t VALUES (3)") == ["t I 3"]
     assert len(master.changes()) == 1  # a copy that begins now sees the others
+
+
+def test_in_a_database_that_is_not_utf8_values_are_captured_and_names_must_be_ascii(
+    master_cluster: Cluster,
+) -> None:
+    master_cluster.psql(
+        *("-c", "CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0"),
+    )
+    master_cluster.psql("-q", "-f", str(sqlfiles.path("master-install.sql")), dbname="latin")
+    with Master(master_cluster, "latin") as latin:
+        latin.table("id text PRIMARY KEY, v text")
+        latin.run("INSERT INTO t VALUES ('ä', 'ö')", "UPDATE t SET id = 'ß'")
+        assert latin.changes()[0].row == {"v": "ö"}
+        latin.assert_exact()
+        latin.run('CREATE TABLE "ä" (id int PRIMARY KEY)')
+        assert add(latin, '"ä"').endswith("in a database with the encoding LATIN1")
+        with pytest.raises(psycopg2.Error, match="replicated, but could not be any more"):
+            latin.run('ALTER TABLE t RENAME v TO "ü"')
+    master_cluster.drop_database("latin")
