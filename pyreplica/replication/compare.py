@@ -191,15 +191,18 @@ def _rows(
 ) -> Iterator[tuple[Key, str]]:
     """Key and digest of every row, ordered by key in a way that is the same on both sides.
 
-    concat() prints a value with its type's output function, as the log does.
+    concat() prints a value with its type's output function, as the log does. The two databases
+    may have different encodings.
     """
     keys = [sql.SQL("concat({})").format(sql.Identifier(name)) for name in table.key]
     columns = sql.SQL(", ").join(sql.Identifier(name) for name in (*table.key, *table.columns))
     order = sql.SQL(", ").join(
-        sql.Identifier(name) if number else sql.SQL('{} COLLATE "C"').format(key)
+        sql.Identifier(name) if number else sql.SQL("convert_to({}, 'UTF8')").format(key)
         for name, key, number in zip(table.key, keys, numbers, strict=True)
     )
-    query = sql.SQL("SELECT md5(ROW({})::text), {} FROM {}{} ORDER BY {}").format(
+    query = sql.SQL(
+        "SELECT md5(convert_to(ROW({})::text, 'UTF8')), {} FROM {}{} ORDER BY {}"
+    ).format(
         columns,
         sql.SQL(", ").join(keys),
         sql.SQL("" if partitioned else "ONLY "),

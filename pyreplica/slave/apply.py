@@ -179,14 +179,18 @@ class Applier:
         Args:
             source: the master's session.
             changes: the COPY that reads the changes there.
+
+        Raises:
+            ApplyError: a change cannot be held by the slave, for instance in its encoding.
         """
         self._connection.execute(sql.SQL("TRUNCATE {stage}").format(**self._staging))
-        return pump(
-            source,
-            changes,
-            self._connection,
-            sql.SQL("COPY {stage} (id, tab, op, key, row) FROM STDIN").format(**self._staging),
-        )
+        copy_in = sql.SQL("COPY {stage} (id, tab, op, key, row) FROM STDIN")
+        try:
+            return pump(source, changes, self._connection, copy_in.format(**self._staging))
+        except DatabaseError as error:
+            if not _is_data_error(error):
+                raise
+            raise _unnamed(error) from error
 
     def apply_staged(self, cursor: Cursor) -> int:
         """Apply what was staged and prepare the transaction; gives the number of changes.
@@ -313,19 +317,14 @@ class Applier:
         """Raise the error that names the change at fault, if there is a single one."""
         self._connection.execute("BEGIN")
         try:
-            found = find_culprit(self._connection, changes, self._lookup, self._statements_for)
+            found = find_culprit(
+                self._connection, changes, self._lookup, self._statements_for, error.sqlstate
+            )
         finally:
             self._connection.rollback()
             self._connection.notices()
         # when each change alone is fine, the batch as a whole is not
-        raise found or ApplyError(
-            error.what,
-            table="",
-            key="",
-            where=error.where,
-            hint=error.hint or "See the server's log for the statement.",
-            details=error.details,
-        ) from error
+        raise found or _unnamed(error) from error
 
     def _statements_for(self, changes: Sequence[Change]) -> list[Part]:
         return self._small(self._by_table(changes), careful=False)
@@ -382,6 +381,15 @@ def _by_columns(nets: Sequence[Net], kind: str) -> dict[tuple[str, ...], list[Ne
             if columns:
                 grouped.setdefault(columns, []).append(net)
     return grouped
+
+
+def _unnamed(error: DatabaseError) -> ApplyError:
+    return ApplyError(
+        error.what,
+        where=error.where,
+        hint=error.hint or "See the server's log for the statement.",
+        details=error.details,
+    )
 
 
 def _is_data_error(error: DatabaseError) -> bool:

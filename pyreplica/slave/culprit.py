@@ -22,6 +22,7 @@ def find_culprit(
     changes: Iterable[Change],
     lookup: Callable[[int], TableStatements | None],
     compose: Callable[[Sequence[Change]], Sequence[Part]],
+    sqlstate: str,
 ) -> ApplyError | None:
     """Redo a batch in chunks, each in a savepoint, inside a transaction that the caller rolls back.
 
@@ -30,19 +31,26 @@ def find_culprit(
         changes: the batch, in the order of the ids.
         lookup: gives the statements of a change's table; None for one that is left out.
         compose: gives the statements that apply some changes.
+        sqlstate: how the batch failed. Changes that fail otherwise may be innocent: values of a
+            unique key that change hands can only be applied together.
 
     Returns:
         The error that names the change; None when no change fails by itself.
     """
+    suspect: ApplyError | None = None
     rest = (change for change in changes if lookup(change.table) is not None)
     for chunk in _chunks(rest):
         if _fails(connection, compose, chunk) is None:
             continue
         for change in chunk:
             error = _fails(connection, compose, [change])
-            if error is not None:
-                return _blaming(change, lookup(change.table), error)
-    return None
+            if error is None:
+                continue
+            blamed = _blaming(change, lookup(change.table), error)
+            if error.sqlstate == sqlstate:
+                return blamed
+            suspect = suspect or blamed
+    return suspect
 
 
 def _chunks(changes: Iterator[Change]) -> Iterator[list[Change]]:
