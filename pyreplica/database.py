@@ -26,7 +26,9 @@ __all__ = ["Connection", "Row", "errorcodes", "pump", "sql", "without_password"]
 Query = str | sql.Composable
 Row = tuple[Any, ...]
 
+# statement_timeout first: until then the database's own, however short, is in force
 _SETTINGS = """
+SET statement_timeout = 0;
 SET DateStyle = 'ISO, YMD';
 SET IntervalStyle = postgres;
 SET TimeZone = 'UTC';
@@ -40,7 +42,6 @@ SET search_path = pg_catalog, pg_temp;
 SET row_security = off;
 SET standard_conforming_strings = on;
 SET client_min_messages = warning;
-SET statement_timeout = 0;
 SET lock_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 SET default_transaction_isolation = 'read committed';

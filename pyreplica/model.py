@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-SQL_VERSION = 1
+SQL_VERSION = 2
 """The version of the installed SQL that this release works with (see replica_version)."""
 
 

@@ -14,7 +14,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 1;   -- the same number as at the end of this script
+    version_here constant integer := 2;   -- the same number as at the end of this script
     version_found integer;
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -67,7 +67,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
 );
 
 INSERT INTO pyreplica.replica_version (side, version, made_plpython3u)
-SELECT 'master', 1, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+SELECT 'master', 2, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version
@@ -142,6 +142,13 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_slave (
     added_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 20);
 
+-- Version 2.
+ALTER TABLE pyreplica.replica_slave
+    -- the log is kept from here on as well, while a table is being added to the replication
+    ADD COLUMN IF NOT EXISTS held pg_snapshot,
+    -- whether it wants DDL that was not run by `pyreplica execute`
+    ADD COLUMN IF NOT EXISTS ddl boolean NOT NULL DEFAULT false;
+
 CREATE OR REPLACE VIEW pyreplica.changes AS
 SELECT l.id, l.txid, l.at, format('%I.%I', t.schema_name, t.table_name) AS "table", l.op, l.key, l.row
 FROM pyreplica.replica_log l JOIN pyreplica.replica_table t ON t.id = l.tab;
@@ -176,8 +183,8 @@ event = TD["event"] if TD["event"] != "TRUNCATE" else TD["when"] + " TRUNCATE " 
 cached = SD.get(event)
 if cached is None or cached[0] != generation:
     found = plpy.execute(
-        "SELECT schema_name, table_name, ARRAY(SELECT jsonb_array_elements_text(statements -> '" + event + "')) AS sql "
-        "FROM pyreplica.replica_table WHERE id = " + str(int(generation))
+        "SELECT schema_name, table_name, ARRAY(SELECT jsonb_array_elements_text(statements -> '%s')) AS sql "
+        "FROM pyreplica.replica_table WHERE id = %d" % (event, int(generation))
     )
     if not found:
         # triggers are seen as they are now, rows as they were at the transaction's snapshot
@@ -480,7 +487,8 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.same_key(shape jsonb, a text, b text, by_index boolean) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(concat_ws(' AND ',
-        CASE WHEN by_index THEN concat_ws(' ', format(base, a_value), coalesce(equal, '='), format(base, b_value)) END,
+        CASE WHEN by_index THEN
+            concat_ws(' ', format(base, a_value), coalesce(equal, '='), format(base, b_value)) END,
         CASE WHEN NOT same THEN format('%s = %s COLLATE "C"', format(printed, a_value), format(printed, b_value))
             WHEN NOT by_index THEN a_value || ' = ' || b_value END), ' AND ')
     FROM pyreplica.columns_of(shape, true), LATERAL (SELECT a || '.' || alias, b || '.' || alias) v(a_value, b_value)
@@ -547,7 +555,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
         pyreplica.object_of(shape, false, 'c'),
         pyreplica.object_of(shape, true, 'k'),
-        CASE WHEN against_old THEN ', o.here AND k.images <= 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
+        CASE WHEN against_old THEN
+            ', o.here AND k.images <= 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
         (SELECT string_agg('t.' || alias, ', ') FROM pyreplica.columns_of(shape, true)),
         pyreplica.rows_of(shape, touched, true), pyreplica.key_groups(shape, 't'),
         CASE WHEN against_old THEN
@@ -801,7 +810,8 @@ $$;
 -- query, so that it looks at both at the same moment.
 CREATE OR REPLACE FUNCTION pyreplica.stands(generation integer) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(t.shape = pyreplica.shape_of(t.relid), false) AND NOT EXISTS (SELECT FROM pyreplica.unset_parts(t.id))
+    SELECT coalesce(t.shape = pyreplica.shape_of(t.relid), false)
+        AND NOT EXISTS (SELECT FROM pyreplica.unset_parts(t.id))
     FROM pyreplica.replica_table t WHERE t.id = generation
 $$;
 
@@ -912,7 +922,8 @@ BEGIN
     ELSIF TG_TAG NOT IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION') THEN
         changed := ARRAY(
             SELECT c.objid FROM pg_event_trigger_ddl_commands() c
-            WHERE c.classid = 'pg_class'::regclass AND c.schema_name IS DISTINCT FROM 'pg_temp');
+            WHERE c.classid = 'pg_class'::regclass AND (c.schema_name IS DISTINCT FROM 'pg_temp'
+                OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.objid)));
         SELECT r.relid::regclass AS name, f.reason INTO refused
         FROM pyreplica.replica_table r, pyreplica.refusal(r.relid) f
         WHERE r.active AND r.relid IN (SELECT pyreplica.family_of(c) FROM unnest(changed) c)

@@ -14,7 +14,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 1;   -- the same number as below
+    version_here constant integer := 2;   -- the same number as below
     version_found integer;
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
     installed_at timestamptz NOT NULL DEFAULT now()
 );
 
-INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 1)
+INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 2)
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version
@@ -86,11 +86,18 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_copy (
     master_relid oid NOT NULL,
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    state text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'ready')),
+    state text NOT NULL DEFAULT 'copying',
     rows_copied bigint,
     copied_at timestamptz,
     PRIMARY KEY (replication, master_relid)
 );
+
+-- Version 2. A table that is added to a running replication is copied as of a snapshot of its own; it is joining until
+-- a batch has brought it to where the others are. A removed one is passed over.
+ALTER TABLE pyreplica.replica_copy
+    ADD COLUMN IF NOT EXISTS snapshot pg_snapshot,
+    DROP CONSTRAINT IF EXISTS replica_copy_state_check,
+    ADD CONSTRAINT replica_copy_state_check CHECK (state IN ('copying', 'joining', 'ready', 'removed'));
 
 -- What the daemon last had to say. Apart from the cursor, whose row a prepared transaction may hold.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_status (

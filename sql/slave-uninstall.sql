@@ -23,7 +23,8 @@ BEGIN
     WHERE database = current_database() AND starts_with(gid, 'pyreplica:') LIMIT 1;
     IF prepared IS NOT NULL THEN
         RAISE EXCEPTION 'a batch of replication is prepared and not decided: %', prepared
-            USING HINT = format('Run the daemon once so that it is decided, or give it up: ROLLBACK PREPARED %L;', prepared);
+            USING HINT = format('Run the daemon once so that it is decided, or give it up: ROLLBACK PREPARED %L;',
+                prepared);
     END IF;
     IF is_master THEN
         FOR t IN SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'pyreplica'::regnamespace

@@ -53,8 +53,13 @@ class Applier:
 
     # Small batches
 
-    def apply(self, changes: Sequence[Change], cursor: Cursor) -> int:
+    def apply(self, changes: Sequence[Change], cursor: Cursor, first: Sequence[Part] = ()) -> int:
         """Apply fetched changes and prepare the transaction; gives the number of changes applied.
+
+        Args:
+            changes: in the order of their ids.
+            cursor: where the slave stands afterwards.
+            first: statements that begin the transaction.
 
         Raises:
             ApplyError: a change cannot be applied; it is named.
@@ -65,12 +70,12 @@ class Applier:
         tables = self._by_table(changes)
         applied = sum(len(rows) for _, rows in tables.values())
         try:
-            self._send(self._small(tables, careful=False), cursor, applied)
+            self._send([*first, *self._small(tables, careful=False)], cursor, applied)
         except DatabaseError as error:
             self._connection.rollback()
             if not _is_data_error(error):
                 raise
-            self._redo(tables, cursor, applied, error)
+            self._redo(tables, cursor, applied, first, error)
         self._warn()
         return int(applied)
 
@@ -192,14 +197,18 @@ class Applier:
                 raise
             raise _unnamed(error) from error
 
-    def apply_staged(self, cursor: Cursor) -> int:
+    def apply_staged(self, cursor: Cursor, first: Sequence[Part] = ()) -> int:
         """Apply what was staged and prepare the transaction; gives the number of changes.
+
+        Args:
+            cursor: where the slave stands afterwards.
+            first: statements that begin the transaction.
 
         Raises:
             ApplyError: a change cannot be applied; it is named.
         """
         try:
-            applied = self._apply_stage(cursor, careful=False)
+            applied = self._apply_stage(cursor, first, careful=False)
         except DatabaseError as error:
             self._connection.rollback()
             if not _is_data_error(error):
@@ -207,7 +216,7 @@ class Applier:
             if not is_unique_violation(error):
                 self._blame(self._staged_changes(), error)
             try:
-                applied = self._apply_stage(cursor, careful=True)
+                applied = self._apply_stage(cursor, first, careful=True)
             except DatabaseError as again:
                 self._connection.rollback()
                 if not _is_data_error(again):
@@ -216,9 +225,10 @@ class Applier:
         self._warn()
         return int(applied)
 
-    def _apply_stage(self, cursor: Cursor, careful: bool) -> int:
+    def _apply_stage(self, cursor: Cursor, first: Sequence[Part], careful: bool) -> int:
         run = self._connection.execute
-        run(sql.SQL("BEGIN; TRUNCATE {net}").format(**self._staging))
+        begin = sql.SQL("BEGIN; TRUNCATE {net}").format(**self._staging)
+        run(sql.SQL("; ").join([begin, *first]))
         rows = self._connection.query(sql.SQL(_SQL["staged_tables"]).format(**self._staging))
         wanted = [(found, row) for row in rows if (found := self._lookup(row[0])) is not None]
         for wave in _waves((row[0], statements, row) for statements, row in wanted):
@@ -299,12 +309,13 @@ class Applier:
         tables: Mapping[int, tuple[TableStatements, list[Change]]],
         cursor: Cursor,
         applied: int,
+        first: Sequence[Part],
         error: DatabaseError,
     ) -> None:
         """After a failure: once more with care about unique keys, or find the change to blame."""
         if is_unique_violation(error):
             try:
-                self._send(self._small(tables, careful=True), cursor, applied)
+                self._send([*first, *self._small(tables, careful=True)], cursor, applied)
                 return
             except DatabaseError as again:
                 self._connection.rollback()

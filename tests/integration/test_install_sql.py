@@ -11,6 +11,7 @@ import pytest
 
 from pyreplica import sqlfiles
 from pyreplica.demo.cluster import Cluster, find_binaries
+from pyreplica.model import SQL_VERSION
 from tests.integration.capture.oracle import Session
 
 BOTH = "-c pyreplica.both=on"
@@ -213,7 +214,8 @@ def test_a_newer_version_is_refused(database: Database, side: str) -> None:
     database.session.run("UPDATE pyreplica.replica_version SET version = 99")
     line, hint = database.refusal(f"{side}-install")
     assert line == (
-        f"database install_sql has version 99 of PyReplica's {side} side, this script is version 1"
+        f"database install_sql has version 99 of PyReplica's {side} side, this script is "
+        f"version {SQL_VERSION}"
     )
     assert hint == "Use the scripts of the newer release."
 

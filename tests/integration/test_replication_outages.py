@@ -378,7 +378,7 @@ def test_settings_of_the_databases_do_not_matter(databases: Databases) -> None:
         "lock_timeout": "1ms",
         "search_path": "nowhere",
         "standard_conforming_strings": "off",
-        "statement_timeout": "1ms",
+        "statement_timeout": "500ms",
         "synchronous_commit": "off",
     }
     for dsn in (databases.master, databases.slave):

@@ -380,13 +380,13 @@ def test_a_with_statement_that_deletes_and_inserts_the_same_keys(master: Master)
 
 def test_a_plan_made_for_one_row_serves_a_statement_of_many(master: Master) -> None:
     # rows times rows, as a nested loop compares them, would take longer than this
-    master.run("SET statement_timeout = '20s'")
+    master.run("SET statement_timeout = '10s'")
     for key in ("int PRIMARY KEY", "int PRIMARY KEY DEFERRABLE"):
         master.table(f"id {key}, v text")
         master.run(
             # each pair restates a single row first, and then all of them
             "DO $$BEGIN INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'a'); "
-            "INSERT INTO t SELECT n, 'a' FROM generate_series(3, 30000) n; END$$",
+            "INSERT INTO t SELECT n, 'a' FROM generate_series(3, 20000) n; END$$",
             "DO $$BEGIN UPDATE t SET v = 'b' WHERE id = 1; UPDATE t SET v = 'c' WHERE id = 1; "
             "UPDATE t SET v = 'd'; UPDATE t SET v = 'e' WHERE id = 1; END$$",
             "DO $$BEGIN DELETE FROM t WHERE id = 1; DELETE FROM t WHERE id = 2; "

@@ -263,14 +263,12 @@ def test_triggers_across_a_family_of_tables(family: Master) -> None:
     family.assert_exact()
 
 
+@pytest.mark.parametrize("kind", ["", "TEMP", "UNLOGGED"])
 def test_the_rows_of_a_child_that_is_not_captured_stay_out_of_its_parents_log(
-    master: Master,
+    master: Master, kind: str
 ) -> None:
-    master.run(
-        "CREATE TABLE a (id int PRIMARY KEY, v text)",
-        "CREATE TABLE b (PRIMARY KEY (id)) INHERITS (a)",
-    )
-    master.add("public.a")
+    master.table("id int PRIMARY KEY, v text", name="a")
+    master.run(f"CREATE {kind} TABLE b (PRIMARY KEY (id)) INHERITS (a)")
     master.run("INSERT INTO a VALUES (1, 'a'), (2, 'a')", "INSERT INTO b VALUES (2, 'b'), (3, 'b')")
     for statement in (
         "UPDATE a SET v = v || id",
