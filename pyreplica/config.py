@@ -83,6 +83,8 @@ class ReplicationConfig:
         slave: the slave's libpq connection string; it may hold a password.
         tables: patterns of the tables to replicate, None for every captured table.
         commit: how a batch is committed.
+        ddl: whether DDL on replicated schemas is run on the slave, too. What
+            ``pyreplica execute`` runs always is.
         batch_rows: the number of rows a batch is cut at while catching up.
         copy_workers: how many tables the initial copy copies at a time.
         keepalive: the longest silent wait on an idle master, in seconds.
@@ -98,6 +100,9 @@ class ReplicationConfig:
     commit: CommitMode = field(
         default=CommitMode.TWO_PHASE,
         metadata=_checked(one_of({mode.value: mode for mode in CommitMode})),
+    )
+    ddl: bool = field(
+        default=False, metadata=_checked(one_of({"ignore": False, "replicate": True}))
     )
     batch_rows: int = field(default=50_000, metadata=_checked(whole(1, 10_000_000)))
     copy_workers: int = field(default=4, metadata=_checked(whole(1, 64)))

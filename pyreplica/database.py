@@ -38,6 +38,7 @@ SET lc_monetary = 'C';
 SET xmlbinary = base64;
 SET xmloption = content;
 SET array_nulls = on;
+SET quote_all_identifiers = off;
 SET search_path = pg_catalog, pg_temp;
 SET row_security = off;
 SET standard_conforming_strings = on;
@@ -59,8 +60,9 @@ _DEFAULTS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
-    "client_encoding": "UTF8",
 }
+# Not the user's to choose: COPY goes from one side to the other as bytes.
+_ENCODING = {"client_encoding": "UTF8"}
 
 
 class Waitable(Protocol):
@@ -102,7 +104,7 @@ class Connection:
             "application_name": f"pyreplica {where}"[:63],
         }
         try:
-            self._connection = _connected({**defaults, **given})
+            self._connection = _connected({**defaults, **given, **_ENCODING})
         except psycopg2.OperationalError as error:
             raise Unreachable(
                 "cannot connect: " + " ".join(str(error).split()),
@@ -111,6 +113,7 @@ class Connection:
                 "connection string.",
             ) from None
         self._connection.autocommit = True
+        self._heard: set[str] = set()
         settings = _SETTINGS
         if replica:
             settings += "; SET session_replication_role = replica"
@@ -230,8 +233,21 @@ class Connection:
                 if isinstance(thing, Connection):
                     thing.look()
         came = bool(self._connection.notifies)
-        self._connection.notifies.clear()
+        self._take_notifications()
         return came
+
+    def heard(self) -> set[str]:
+        """The payloads of the notifications since the last call, also of those that ended a wait.
+
+        They come with the answer to any statement, and end the next wait unless taken before it.
+        """
+        self._take_notifications()
+        heard, self._heard = self._heard, set()
+        return heard
+
+    def _take_notifications(self) -> None:
+        self._heard.update(str(one.payload) for one in self._connection.notifies)
+        self._connection.notifies.clear()
 
     def look(self) -> None:
         """Take in what the server has sent unasked."""

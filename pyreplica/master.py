@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
@@ -17,13 +17,19 @@ from pyreplica.model import (
     Confirmed,
     Cursor,
     Identity,
+    MasterSequence,
     Position,
+    SequenceColumn,
+    SequenceState,
     Snapshot,
 )
 from pyreplica.side import Side, literals
 
 _SQL = sqlfiles.statements("master.sql")
 
+SEQUENCES = "sequences"
+SEQUENCES_ANEW = "sequences anew"
+"""What a NOTIFY says to daemons that are to look at the sequences, or to set them all."""
 FETCH_ROWS = 1_000
 """A batch of fewer changes is fetched in one round trip and folded in Python."""
 FETCH_BYTES = 4 << 20
@@ -39,10 +45,23 @@ class Fetched:
     Args:
         position: the moment it was read at.
         changes: in the order of their ids; None when there are too many for one answer.
+        values: what the sequences that were asked for have handed out last, in their order; None
+            for one that has handed out nothing, or cannot be read now.
+        sequences: where all sequences stand; None when that was not asked for.
     """
 
     position: Position
     changes: tuple[Change, ...] | None
+    values: Sequence[int | None]
+    sequences: list[MasterSequence] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Generations of tables that are to be read from a snapshot of their own on."""
+
+    generations: tuple[int, ...]
+    after: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +88,20 @@ class MasterTable:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    def as_captured(self) -> CapturedTable:
+        """What it would be when it is captured."""
+        return CapturedTable(
+            0,
+            self.relid,
+            self.schema,
+            self.name,
+            self.key,
+            self.columns,
+            False,
+            True,
+            self.types,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +132,21 @@ class Master(Side):
     def tables(self, ids: Iterable[int] | None = None) -> list[CapturedTable]:
         """The captured tables as they are now, or the given generations of them."""
         rows = self.connection.query(_SQL["tables"], {"ids": None if ids is None else list(ids)})
+        made_of = self.definitions(oid for *_, oids in rows for oid in (oids or {}).values())
         return [
-            CapturedTable(id_, relid, schema, table, tuple(key), tuple(columns), *rest)
-            for id_, relid, schema, table, key, columns, *rest in rows
+            CapturedTable(
+                id_,
+                relid,
+                schema,
+                table,
+                tuple(key),
+                tuple(columns),
+                partitioned,
+                active,
+                types,
+                {c: made_of[oid] for c, oid in (oids or {}).items() if oid in made_of},
+            )
+            for id_, relid, schema, table, key, columns, partitioned, active, types, oids in rows
         ]
 
     # The slave's record
@@ -168,6 +213,29 @@ class Master(Side):
             },
         )
 
+    def hold(self) -> None:
+        """Keep the log from now on until it is released, whatever the slave has confirmed."""
+        self.connection.execute(_SQL["hold"], {"replication": self.replication})
+
+    def held(self) -> int | None:
+        """The number to release the log with; None when it is not held."""
+        rows = self.connection.query(_SQL["held"], {"replication": self.replication})
+        return int(rows[0][0]) if rows else None
+
+    def release(self, number: int) -> None:
+        """Hold the log no more, unless somebody else has asked for it since that number."""
+        self.connection.execute(_SQL["release"], {"replication": self.replication, "holds": number})
+
+    def announce_tables(self) -> None:
+        """Have the daemon look at its tables anew."""
+        self.connection.execute(_SQL["announce_tables"])
+
+    def want_ddl(self, wanted: bool) -> None:
+        """Have DDL logged for this slave, or only what `pyreplica execute` runs."""
+        self.connection.execute(
+            _SQL["want_ddl"], {"replication": self.replication, "wanted": wanted}
+        )
+
     # Copying
 
     def export_snapshot(self) -> str:
@@ -223,6 +291,13 @@ class Master(Side):
         )
         return str(line)
 
+    def remove_table(self, table: CapturedTable) -> str:
+        """Capture a table no more; gives the line that says what was done or why not."""
+        (line,) = self.connection.one(
+            _SQL["remove_table"], {"schema": table.schema, "table": table.name}
+        )
+        return str(line)
+
     # Reading the log
 
     def position(self) -> Position:
@@ -230,21 +305,37 @@ class Master(Side):
         snapshot, log_id, at = self.connection.one(_SQL["position"])
         return Position(Snapshot.parse(snapshot), log_id, at)
 
-    def fetch(self, after: Snapshot) -> Fetched:
-        """Everything that was committed after a snapshot, in one round trip."""
+    def fetch(self, after: Snapshot, sequences: Sequence[int] = (), look: bool = False) -> Fetched:
+        """Everything that was committed after a snapshot, in one round trip.
+
+        Args:
+            sequences: the oids of the sequences whose values are wanted as well.
+            look: all sequences are wanted, with all there is to know of them.
+        """
         if not self._fetch_prepared:
             self.connection.execute(_SQL["prepare_fetch"])
             self._fetch_prepared = True
         rows = self.connection.query(
-            _SQL["fetch"], {**_after(after), "rows": FETCH_ROWS, "bytes": FETCH_BYTES}
+            _SQL["fetch"],
+            {
+                **_after(after),
+                "rows": FETCH_ROWS,
+                "bytes": FETCH_BYTES,
+                # as text: an ARRAY[...] of many takes the server's parser longer
+                "sequences": f"{{{','.join(map(str, sequences))}}}",
+                "look": look,
+            },
         )
-        snapshot, log_id, at, many = rows[0][:4]
-        position = Position(Snapshot.parse(snapshot), log_id, at)
-        if many is None:
-            return Fetched(position, ())
-        if many:
-            return Fetched(position, None)
-        return Fetched(position, tuple(sorted(Change(*row[4:]) for row in rows)))
+        snapshot, log_id, at, many, values, found = rows[0][:6]
+        changes: tuple[Change, ...] | None = ()
+        if many is not None:
+            changes = None if many else tuple(sorted(Change(*row[6:]) for row in rows))
+        return Fetched(
+            Position(Snapshot.parse(snapshot), log_id, at),
+            changes,
+            values or (),
+            _sequences(found) if look else None,
+        )
 
     def cut(self, cursor: Cursor, now: Position, rows: int) -> Position:
         """Where a batch of about so many rows may end: a snapshot of the past, or now."""
@@ -263,11 +354,30 @@ class Master(Side):
         tick = Position(Snapshot.parse(found[0][0]), found[0][1], now.at)
         return tick if tick.snapshot.order < now.snapshot.order else now
 
-    def changes(self, after: Snapshot, until: Snapshot) -> sql.Composable:
-        """The COPY that reads all changes between two snapshots."""
-        query = _SQL["changes"]
-        values = {**_after(after), "until": str(until)}
-        return sql.SQL("COPY ({}) TO STDOUT").format(literals(query, values))
+    def changes(
+        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart] = ()
+    ) -> sql.Composable:
+        """The COPY that reads all changes between two snapshots.
+
+        Args:
+            apart: tables whose changes begin after other snapshots.
+        """
+        others = [generation for one in apart for generation in one.generations]
+        parts = [(after, others, False)]
+        parts += [(one.after, list(one.generations), True) for one in apart]
+        queries = [
+            literals(
+                _SQL["changes"],
+                {**_after(begin), "until": str(until), "generations": tabs, "these": these},
+            )
+            for begin, tabs, these in parts
+        ]
+        return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
+
+    def generations(self, relids: Iterable[int]) -> list[int]:
+        """All generations of tables, by which the log names them."""
+        rows = self.connection.query(_SQL["generations"], {"relids": list(relids)})
+        return [generation for (generation,) in rows]
 
     def pending(self, after: Snapshot) -> tuple[int, datetime | None]:
         """How many changes there are after a snapshot, and when the oldest was made."""
@@ -278,26 +388,77 @@ class Master(Side):
         """Whether anything visible at ``until`` is not in ``after``."""
         return bool(self.connection.one(_SQL["missing"], {**_after(after), "until": str(until)})[0])
 
-    def changed_keys(
-        self, after: Snapshot, table: CapturedTable
-    ) -> tuple[bool, set[frozenset[tuple[str, str]]]]:
-        """Whether a table was truncated after a snapshot, and the keys that were changed."""
-        rows = self.connection.query(
-            _SQL["changed_keys"], {**_after(after), "schema": table.schema, "table": table.name}
-        )
-        keys = {frozenset(json.loads(key).items()) for _, key in rows if key is not None}
-        return any(truncated for truncated, _ in rows), keys
+    def keep_log(self) -> None:
+        """Keep what is in the log from being truncated, until this transaction ends."""
+        self.connection.execute(_SQL["keep_log"])
+
+    def changes_of(
+        self, after: Snapshot, until: Snapshot, table: CapturedTable, keys: Sequence[str]
+    ) -> list[Change]:
+        """What was logged between two snapshots of some keys of a table, or of it as a whole.
+
+        Args:
+            keys: the text of jsonb objects, as in the log.
+        """
+        values = {**_after(after), "until": str(until), "relid": table.relid, "keys": list(keys)}
+        return [Change(*row) for row in self.connection.query(_SQL["changes_of"], values)]
+
+    def restate(
+        self, table: CapturedTable, keys: Sequence[str], *, patience: float, tick: bool
+    ) -> tuple[int, list[str]]:
+        """Log rows again as they stand now, or that they are gone.
+
+        Args:
+            keys: the text of jsonb objects, as in the log.
+            patience: seconds to wait for a lock.
+            tick: a backlog may be cut after this.
+
+        Returns:
+            How many were logged, and the keys of those that others were just writing.
+
+        Raises:
+            DatabaseError: among others, a lock was not to be had; nothing was logged then.
+        """
+        with self.connection.transaction():
+            self.connection.execute(
+                "SELECT set_config('lock_timeout', %s, true)", (f"{patience * 1000:.0f}ms",)
+            )
+            restated, busy = self.connection.one(
+                _SQL["restate"],
+                {"schema": table.schema, "table": table.name, "keys": list(keys)},
+            )
+            if tick:
+                self.connection.execute(_SQL["tick"])
+        return restated, busy
 
     def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
         """Whether a table was truncated after a snapshot."""
         values = {**_after(after), "schema": table.schema, "table": table.name}
         return bool(self.connection.one(_SQL["truncated"], values)[0])
 
+    def sequences(self) -> list[MasterSequence]:
+        """Every sequence somebody may want on the slave, and where it stands now."""
+        return _sequences(self.connection.one(_SQL["sequences"])[0])
+
     # Sleeping and upkeep
 
     def listen(self) -> None:
         """Have notifications sent to this session."""
         self.connection.execute("LISTEN pyreplica")
+
+    def rings(self) -> bool:
+        """Whether writers ring while a daemon sleeps; they do not where they may have to prepare
+        their transactions."""
+        return bool(self.connection.one(_SQL["rings"])[0])
+
+    def ring(self, *, anew: bool = False) -> None:
+        """Wake the daemons to look at the sequences, a change of which rings no bell.
+
+        Args:
+            anew: have them set all, whether or not they have changed.
+        """
+        payload = SEQUENCES_ANEW if anew else SEQUENCES
+        self.connection.execute(_SQL["ring"], {"payload": payload})
 
     def set_doorbell(self, bit: int, sleeping: bool) -> None:
         """Have writers ring, or leave them in peace."""
@@ -307,6 +468,27 @@ class Master(Side):
         """Look after the log's segments; says what was done ("switched", "truncated") or None."""
         done: str | None = self.connection.one(_SQL["rotate"], {"bytes": at_bytes})[0]
         return done
+
+
+def _sequences(found: list[dict[str, Any]] | None) -> list[MasterSequence]:
+    """The answer of pyreplica.sequences(), which is null for none."""
+    return [
+        MasterSequence(
+            one["relid"],
+            one["schema_name"],
+            one["sequence_name"],
+            one["type"],
+            one["minimum"],
+            one["maximum"],
+            one["increment"],
+            one["readable"],
+            tuple(SequenceColumn(**column) for column in one["columns"]),
+            None
+            if one["last_value"] is None
+            else SequenceState(one["last_value"], one["is_called"]),
+        )
+        for one in found or ()
+    ]
 
 
 def _after(snapshot: Snapshot) -> dict[str, object]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -132,6 +134,37 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class TableCopy:
+    """The slave's record of one table of the replication (``replica_copy``).
+
+    Args:
+        relid: its oid on the master.
+        schema, name: what it was called when it was copied.
+        state: "copying"; "joining": copied as of ``snapshot``, and to be brought to where the
+            others are; "ready"; "removed": passed over.
+        snapshot: of a joining table only.
+        rows: how many were copied.
+        problem: why it could not join.
+    """
+
+    relid: int
+    schema: str
+    name: str
+    state: str
+    snapshot: Snapshot | None
+    rows: int | None
+    problem: str | None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def being_added(self) -> bool:
+        """Whether it is on its way into the replication."""
+        return self.state in ("copying", "joining")
+
+
+@dataclass(frozen=True, slots=True)
 class CapturedTable:
     """A generation of a table that is captured on the master (``replica_table``).
 
@@ -139,6 +172,7 @@ class CapturedTable:
         relid: its oid on the master, which outlives its name.
         columns: those that are logged; generated ones are not.
         types: every column's type with its length, as SQL.
+        definitions: of columns with types that users have made, what these are made of.
     """
 
     id: int
@@ -150,6 +184,7 @@ class CapturedTable:
     partitioned: bool
     active: bool
     types: Mapping[str, str] = field(hash=False)
+    definitions: Mapping[str, str] = field(hash=False, default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -162,20 +197,22 @@ class SlaveColumn:
     Args:
         type: the type's name without a length, as SQL.
         full_type: with its length.
-        input: the type's input function as SQL when a cast from text would call another one.
+        input: how text becomes a value of it, as SQL: what comes before the text and what after it.
         equal: the key index's equality as SQL, for key columns.
         identity_always: GENERATED ALWAYS AS IDENTITY; it can be inserted, not updated.
         required: NOT NULL and without a default.
+        definition: of a type that users have made, what it is made of.
     """
 
     name: str
     type: str
     full_type: str
-    input: str | None
+    input: tuple[str, str]
     equal: str | None
     generated: bool
     identity_always: bool
     required: bool
+    definition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +224,7 @@ class SlaveTable:
         other_unique: there are further unique indexes or exclusion constraints.
         referenced_by: tables with foreign keys to it, schema.table.
         writable: the session's role may do all that applying needs.
+        unlogged: it, or a partition of it, would be empty after a crash.
     """
 
     schema: str
@@ -197,19 +235,149 @@ class SlaveTable:
     other_unique: bool
     referenced_by: tuple[str, ...]
     writable: bool
+    unlogged: bool
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SequenceState:
+    """Where a sequence stands: ``last_value``, and whether that was handed out already."""
+
+    last_value: int
+    is_called: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceColumn:
+    """A column that a sequence of the master belongs to, or that has it in its default.
+
+    Args:
+        owned: the sequence belongs to the column, as that of a serial or identity column does.
+        captured: changes of the table are logged.
+    """
+
+    schema: str
+    table: str
+    column: str
+    owned: bool
+    captured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSequence:
+    """A sequence of the master.
+
+    Args:
+        relid: its oid.
+        type: its type, as SQL.
+        columns: those that take their values from it.
+        readable: the session's role may read it.
+        state: where it stands; None when that cannot be read now.
+    """
+
+    relid: int
+    schema: str
+    name: str
+    type: str
+    minimum: int
+    maximum: int
+    increment: int
+    readable: bool
+    columns: tuple[SequenceColumn, ...]
+    state: SequenceState | None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveSequence:
+    """A sequence of the slave that is to stand where one of the master does.
+
+    Args:
+        quoted: its name with its schema, as SQL.
+        readable: the session's role may read it.
+        settable: the session's role may call setval() for it.
+    """
+
+    schema: str
+    name: str
+    quoted: str
+    minimum: int
+    maximum: int
+    increment: int
+    readable: bool
+    settable: bool
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
 
 
 class Change(NamedTuple):
-    """A row of the log, as it is fetched. ``key`` and ``row`` are the text of jsonb objects."""
+    """A row of the log, as it is fetched. ``key`` and ``row`` are the text of jsonb objects.
+
+    ``op`` is what it is, see docs/architecture.md.
+    """
 
     id: int
     table: int
     op: str
     key: str
     row: str | None
+
+
+BARRIERS = frozenset("SFP")
+"""Operations that concern whole tables or the schema: they are applied after all that came before
+them, and before all that comes after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A DDL statement in the log.
+
+    Args:
+        sql: the statement, as it was sent to the master.
+        tag: the command, for instance "ALTER TABLE".
+        search_path: the schemas that names without one were looked for in.
+        strings: the setting standard_conforming_strings that it was read under.
+        asked: it was run by `pyreplica execute`, and not just by somebody on the master.
+        replications: whose slaves run it; None for all.
+    """
+
+    sql: str
+    tag: str
+    search_path: str
+    strings: str
+    asked: bool
+    replications: tuple[str, ...] | None
+
+    @classmethod
+    def parse(cls, row: str) -> Script:
+        """Read what the log holds of it."""
+        given = json.loads(row)
+        names = given["replications"]
+        return cls(
+            given["sql"],
+            given["tag"],
+            given["search_path"],
+            given["standard_conforming_strings"],
+            given["by"] == "execute",
+            None if names is None else tuple(names),
+        )
+
+    @property
+    def adds_label(self) -> bool:
+        """Whether it adds a label to an enum, which only later transactions can use."""
+        adds = re.search(r"\bADD\s+VALUE\b", self.sql, re.IGNORECASE)
+        return self.tag == "ALTER TYPE" and adds is not None
+
+    @property
+    def line(self) -> str:
+        """The beginning of the statement, on one line, for messages."""
+        words = " ".join(self.sql.split())
+        return words if len(words) <= 120 else f"{words[:117]}..."
 
 
 class State(enum.Enum):

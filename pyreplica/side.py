@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pyreplica import sqlfiles
 from pyreplica.database import Connection, errorcodes, sql
 from pyreplica.errors import DatabaseError, NotInstalled, Refused
 from pyreplica.model import SQL_VERSION, Identity, Server
+
+_SQL = sqlfiles.statements("side.sql")
+
+FIRST_OF_USERS = 16384
+"""The lowest oid of what initdb has not made (FirstNormalObjectId)."""
 
 
 class Side:
@@ -63,6 +71,14 @@ class Side:
                 if version < SQL_VERSION
                 else "Use the newer release that installed it.",
             )
+
+    def definitions(self, types: Iterable[int]) -> dict[int, str]:
+        """What types are made of, by oid; those without parts of users' own are left out."""
+        own = sorted({oid for oid in types if oid >= FIRST_OF_USERS})
+        if not own:
+            return {}
+        rows = self.connection.query(_SQL["definitions"], {"types": own})
+        return {oid: definition for oid, definition in rows if definition}
 
     def lock(self) -> None:
         """Be the only one to work for this replication, for the life of the session.

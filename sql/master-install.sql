@@ -78,6 +78,17 @@ CREATE EXTENSION IF NOT EXISTS plpython3u;
 
 -- Tables ------------------------------------------------------------------------------------------------------
 
+-- An upgrade beside daemons that run locks what they look after in the same order, rotate_log()'s.
+DO $$
+BEGIN
+    IF to_regclass('pyreplica.replica_slave') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('pyreplica.replica_slave') AND attname = 'holds')
+    THEN
+        LOCK TABLE pyreplica.replica_slave;
+    END IF;
+END
+$$;
+
 -- A row is a generation of a captured table: what its capture statements were built from. A DDL statement that
 -- changes any of that makes a new generation; older ones stay, because log rows name them.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_table (
@@ -108,8 +119,8 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_log (
     at timestamptz NOT NULL DEFAULT statement_timestamp(),
     -- after txid: a writer that reads the doorbell must be visible as a running transaction before it does
     segment smallint NOT NULL,
-    tab integer NOT NULL,                -- replica_table.id
-    op "char" NOT NULL,                  -- I, U, D, T; i, u, d: restated, see docs/architecture.md
+    tab integer NOT NULL,                -- replica_table.id; 0 of a statement that is of no one table (S)
+    op "char" NOT NULL,                  -- I, U, D, T, i, u, d, F, P, S: see docs/architecture.md
     key jsonb,                           -- the key columns' values as text
     row jsonb                            -- the other columns' values as text; of an update those that changed
 ) PARTITION BY LIST (segment);
@@ -142,28 +153,64 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_slave (
     added_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 20);
 
--- Version 2.
-ALTER TABLE pyreplica.replica_slave
-    -- the log is kept from here on as well, while a table is being added to the replication
-    ADD COLUMN IF NOT EXISTS held pg_snapshot,
-    -- whether it wants DDL that was not run by `pyreplica execute`
-    ADD COLUMN IF NOT EXISTS ddl boolean NOT NULL DEFAULT false;
+-- Version 2. Only where it is needed: ALTER TABLE makes writers and daemons wait.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_slave'::regclass AND attname = 'holds')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_table
+        -- why ALTER TABLE has rewritten the table while this was its generation, and that is not in the log yet
+        ADD COLUMN IF NOT EXISTS rewritten integer NOT NULL DEFAULT 0;
+    ALTER TABLE pyreplica.replica_slave
+        -- the log is kept from here on as well, while a table is being added to the replication
+        ADD COLUMN IF NOT EXISTS held pg_snapshot,
+        -- counts who asked for that; who lets go of it has to name the number
+        ADD COLUMN IF NOT EXISTS holds bigint NOT NULL DEFAULT 0,
+        -- whether it wants DDL that was not run by `pyreplica execute`
+        ADD COLUMN IF NOT EXISTS ddl boolean NOT NULL DEFAULT false;
+END
+$$;
+
+-- The partitions of the captured tables: when one is attached, detached or dropped, its rows come and go unnoticed by
+-- any trigger.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
+    relid oid PRIMARY KEY,
+    root oid NOT NULL,
+    bound text                           -- which rows are in it; null where the columns alone do not say that
+);
 
 CREATE OR REPLACE VIEW pyreplica.changes AS
 SELECT l.id, l.txid, l.at, format('%I.%I', t.schema_name, t.table_name) AS "table", l.op, l.key, l.row
-FROM pyreplica.replica_log l JOIN pyreplica.replica_table t ON t.id = l.tab;
+FROM pyreplica.replica_log l LEFT JOIN pyreplica.replica_table t ON t.id = l.tab;
 COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to be read by people';
 
 
 -- Capture -----------------------------------------------------------------------------------------------------
 
--- Called by the capture statements while a bit of the doorbell is set; answers the segment to write. A transaction
--- that rang cannot be prepared: who uses PREPARE TRANSACTION says `SET pyreplica.notify = off`, for instance with
--- ALTER ROLE, and is then noticed when the daemon next looks by itself.
+-- Whether this session's writes ring. A transaction that has executed NOTIFY cannot be prepared. So where the
+-- server takes PREPARE TRANSACTION nobody rings, unless pyreplica.notify says that no application here uses it,
+-- and the daemon looks at the log by itself. `SET pyreplica.notify = off`, for instance with ALTER ROLE, is for
+-- those who prepare transactions where the others ring.
+CREATE OR REPLACE FUNCTION pyreplica.rings() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    said constant text := lower(current_setting('pyreplica.notify', true));
+BEGIN
+    RETURN CASE
+        WHEN said IN ('on', 'true', 'yes', '1') THEN true
+        WHEN said IN ('off', 'false', 'no', '0') THEN false
+        ELSE current_setting('max_prepared_transactions') = '0' END;
+END
+$$;
+
+-- Called by the capture statements while a bit of the doorbell is set; answers the segment to write.
 CREATE OR REPLACE FUNCTION pyreplica.ring(doorbell bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('pyreplica.notify', true) IS DISTINCT FROM 'off' THEN
+    IF pyreplica.rings() THEN
         PERFORM pg_notify('pyreplica', '');
     END IF;
     RETURN doorbell & 1;
@@ -171,8 +218,8 @@ END
 $$;
 
 -- The trigger function. It exists twice with the same body: capture() for tables whose columns print the same
--- under every setting, capture_text() for the others, which pins the settings (each costs some tenths of a
--- microsecond a statement).
+-- under every setting, capture_text() for the others, which pins the settings at the end of this script (each costs
+-- some tenths of a microsecond a statement).
 DO $do$
 DECLARE
     body constant text := $body$
@@ -212,10 +259,24 @@ if cached is None or cached[0] != generation:
 # same client statement (the first plan finds that out and then writes nothing): the second plan writes the
 # rows as they stand now.
 logged = 0
-for plan in cached[1]:
-    logged = plpy.execute(plan).nrows()
-    if logged:
-        break
+try:
+    for plan in cached[1]:
+        logged = plpy.execute(plan).nrows()
+        if logged:
+            break
+except (plpy.spiexceptions.ProgramLimitExceeded, plpy.spiexceptions.InternalError) as error:
+    # 54000 is what jsonb says of it, XX000 what the allocation of more than 1 GB says
+    if isinstance(error, plpy.spiexceptions.InternalError) and "alloc request size" not in str(error):
+        raise
+    plpy.error(
+        "a row of table %s.%s is too large to be replicated: its values are longer as text than the log can hold"
+        % (TD["table_schema"], TD["table_name"]),
+        detail="A row's values together may be 268435455 bytes of text; of an update normally only those that "
+        "change count. A bytea takes two characters a byte. PostgreSQL says: " + str(error),
+        hint="Store such values in parts, in several rows; or stop replicating the table: "
+        "SELECT pyreplica.remove_table('%s.%s')." % (TD["table_schema"], TD["table_name"]),
+        sqlstate="54000",
+    )
 
 # A snapshot left behind now and then lets a backlog be cut there.
 since = GD.get("pyreplica", 0) + logged + 1
@@ -226,15 +287,12 @@ if since >= 4000:
     since = 0
 GD["pyreplica"] = since
 $body$;
-    pinned constant text := 'SET search_path = pg_catalog, pg_temp';
-    settings constant text := 'SET DateStyle = ''ISO, YMD'' SET IntervalStyle = postgres SET TimeZone = ''UTC'' '
-        'SET extra_float_digits = 1 SET bytea_output = hex SET lc_monetary = ''C'' SET xmlbinary = base64 '
-        'SET quote_all_identifiers = off';
+    name text;
 BEGIN
-    EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.capture() RETURNS trigger '
-        'LANGUAGE plpython3u SECURITY DEFINER %s AS %L', pinned, body);
-    EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.capture_text() RETURNS trigger '
-        'LANGUAGE plpython3u SECURITY DEFINER %s %s AS %L', pinned, settings, body);
+    FOREACH name IN ARRAY '{capture,capture_text}'::text[] LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.%I() RETURNS trigger LANGUAGE plpython3u '
+            'SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L', name, body);
+    END LOOP;
 END
 $do$;
 
@@ -296,15 +354,16 @@ $$;
 -- Whether values of a type print the same whatever the session's settings are.
 CREATE OR REPLACE FUNCTION pyreplica.prints_alike(typ oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT bool_and(t.typtype = 'e' OR t.oid = ANY ('{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"char",
-        uuid,json,jsonb,oid,xid,xid8,inet,cidr,macaddr,macaddr8,bit,varbit,pg_lsn,tsvector,tsquery}'::regtype[]))
+    SELECT bool_and(t.typtype = 'e' OR t.oid = ANY ('{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,
+        "\"char\"",uuid,json,jsonb,oid,xid,xid8,inet,cidr,macaddr,macaddr8,bit,varbit,pg_lsn,tsvector,tsquery}'::regtype[]))
     FROM pyreplica.base_types(typ) b JOIN pg_type t ON t.oid = b
 $$;
 
--- Whether equal values of a type are the same value in every byte (1.0 and 1.00 are not, nor are 0 and -0).
+-- Whether equal values of a type are the same value in every byte (1.0 and 1.00 are not, nor are 0 and -0, nor is
+-- a bpchar with blanks at its end).
 CREATE OR REPLACE FUNCTION pyreplica.equal_is_same(typ oid, collation_ oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (t.typtype = 'e' OR t.oid = ANY ('{bool,int2,int4,int8,text,varchar,name,"char",bytea,uuid,oid,date,
+    SELECT (t.typtype = 'e' OR t.oid = ANY ('{bool,int2,int4,int8,text,varchar,name,"\"char\"",bytea,uuid,oid,date,
         timestamp,timestamptz,time,pg_lsn,xid8,macaddr,macaddr8}'::regtype[]))
         AND coalesce((SELECT c.collisdeterministic FROM pg_collation c WHERE c.oid = collation_), true)
     FROM pg_type t WHERE t.oid = typ
@@ -341,6 +400,10 @@ DECLARE
 BEGIN
     IF base = 'text'::regtype THEN
         RETURN value;
+    END IF;
+    IF base = 'xml'::regtype THEN
+        -- its output function leaves the encoding out of the XML declaration; this is no cast either
+        RETURN format('XMLSERIALIZE(CONTENT %s AS text)', value);
     END IF;
     SELECT format('%I.%I', n.nspname, p.proname) AS output, p.proargtypes[0] AS printable INTO t
     FROM pg_type y JOIN pg_proc p ON p.oid = y.typoutput JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -415,7 +478,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
                 AND f.conrelid IN (SELECT c.oid UNION ALL SELECT pyreplica.descendants(c.oid))),
         'columns', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'name', a.attname, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
+                'name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
                 'generated', a.attgenerated <> '', 'alike', pyreplica.prints_alike(a.atttypid),
                 'same', pyreplica.equal_is_same(a.atttypid, a.attcollation),
                 'base', pyreplica.as_base(a.atttypid), 'printed', pyreplica.printed(a.atttypid),
@@ -536,7 +599,8 @@ $$;
 
 -- SELECT of log rows that restate a table: for each key in the relation `touched` the row as it stands now, or
 -- that there is none. With `against_old`, after an UPDATE, only the columns that changed; but the whole row of a key
--- that was touched more than once, where the old row may be one that was never logged.
+-- that was touched more than once, where the old row may be one that was never logged, and of a key that the
+-- statement took away and that stands all the same: it was logged as inserted before this delete of it.
 --
 -- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
 -- must not depend on the number of rows: a FULL JOIN is never a nested loop, a LATERAL one always is.
@@ -556,7 +620,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         pyreplica.object_of(shape, false, 'c'),
         pyreplica.object_of(shape, true, 'k'),
         CASE WHEN against_old THEN
-            ', o.here AND k.images <= 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
+            ', o.here AND k.images = 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
         (SELECT string_agg('t.' || alias, ', ') FROM pyreplica.columns_of(shape, true)),
         pyreplica.rows_of(shape, touched, true), pyreplica.key_groups(shape, 't'),
         CASE WHEN against_old THEN
@@ -567,15 +631,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
 $$;
 
+-- The expression for the segment in a statement that writes the log. It is evaluated once, at the first row; and the
+-- doorbell is rung if somebody sleeps.
+CREATE OR REPLACE FUNCTION pyreplica.segment() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT '(SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
+        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d)::smallint'
+$$;
+
 -- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
 -- when the first logs nothing.
 CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     into_log constant text := 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ';
-    -- Evaluated once a statement, at its first row: the segment; and the doorbell is rung if somebody sleeps.
-    segment constant text := '(SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
-        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d)::smallint';
+    segment constant text := pyreplica.segment();
     -- A statement trigger fires after all the row triggers, cascades and functions of its statement; what these
     -- did to the same table was logged before it. So the transition tables can be trusted only by the first
     -- capture of a table inside a client statement. The mark that says so falls back with a savepoint as the
@@ -736,12 +806,72 @@ BEGIN
 END
 $$;
 
--- A table's capture triggers, whatever table they are on.
+-- A row that MERGE moves to another partition is in no transition table that a trigger of its UPDATE sees. Row triggers
+-- do fire: one before the row leaves its partition, one when it has come to the other. They cost next to nothing while
+-- their conditions, settings of the transaction, say that no MERGE is at work.
+
+-- Before each UPDATE of a partitioned table: whether it may be part of a MERGE. That a statement may be one is told by
+-- its text, or that of what called it; SQL functions and EXECUTE do not give theirs away.
+CREATE OR REPLACE FUNCTION pyreplica.before_merge() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $$
+DECLARE
+    callers text;
+BEGIN
+    GET DIAGNOSTICS callers = PG_CONTEXT;
+    IF callers ~* '\mmerge\M' OR callers ~ '(^|\n)SQL function' OR current_query() ~* '\m(merge|execute)\M' THEN
+        PERFORM set_config('pyreplica.merging', 'on', true);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.after_merge() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pyreplica.merging', '', true), set_config('pyreplica.moving', '', true);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.before_move() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pyreplica.moving', 'on', true);
+    RETURN OLD;
+END
+$$;
+
+-- Restates a row that has left a partition, or come to one.
+CREATE OR REPLACE FUNCTION pyreplica.after_move() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    log constant text := (
+        SELECT 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ' || pyreplica.restating(t.id, t.shape,
+            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false,
+            pyreplica.segment())
+        FROM pyreplica.replica_table t WHERE t.id = TG_ARGV[0]::integer AND t.key_columns <> '{}');
+BEGIN
+    IF log IS NULL THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'DELETE' THEN
+        EXECUTE log USING OLD;
+    ELSE
+        EXECUTE log USING NEW;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- A table's capture triggers, whatever table they are on. PostgreSQL itself makes those of partitions that go with a row
+-- trigger of their root.
 CREATE OR REPLACE VIEW pyreplica.capture_trigger AS
 SELECT g.tgrelid AS relid, g.tgname AS name, g.tgenabled IN ('O', 'A') AS enabled,
     split_part(encode(g.tgargs, 'escape'), '\000', 1)::integer AS generation
 FROM pg_trigger g
-WHERE g.tgfoid IN ('pyreplica.capture()'::regprocedure, 'pyreplica.capture_text()'::regprocedure);
+WHERE g.tgfoid IN ('pyreplica.capture()'::regprocedure, 'pyreplica.capture_text()'::regprocedure,
+        'pyreplica.before_merge()'::regprocedure, 'pyreplica.after_merge()'::regprocedure,
+        'pyreplica.before_move()'::regprocedure, 'pyreplica.after_move()'::regprocedure)
+    AND g.tgparentid = 0;
 
 CREATE OR REPLACE FUNCTION pyreplica.drop_triggers(rel oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -785,7 +915,29 @@ BEGIN
     IF role_ IN ('root', 'table') THEN
         EXECUTE format('CREATE TRIGGER pyreplica_truncate AFTER TRUNCATE ON %s %s %L)', table_, call, 'table');
     END IF;
+    IF pyreplica.merges(rel) THEN
+        EXECUTE format('CREATE TRIGGER pyreplica_before_merge BEFORE UPDATE ON %s '
+            'FOR EACH STATEMENT EXECUTE FUNCTION pyreplica.before_merge(%L)', table_, generation);
+        EXECUTE format('CREATE TRIGGER pyreplica_z_after_merge AFTER UPDATE ON %s FOR EACH STATEMENT '
+            'WHEN (current_setting(''pyreplica.merging'', true) = ''on'') '
+            'EXECUTE FUNCTION pyreplica.after_merge(%L)', table_, generation);
+        IF role_ = 'root' THEN
+            EXECUTE format('CREATE TRIGGER pyreplica_before_move BEFORE DELETE ON %s FOR EACH ROW '
+                'WHEN (current_setting(''pyreplica.merging'', true) = ''on'') '
+                'EXECUTE FUNCTION pyreplica.before_move(%L)', table_, generation);
+            EXECUTE format('CREATE TRIGGER pyreplica_after_move AFTER INSERT OR DELETE ON %s FOR EACH ROW '
+                'WHEN (current_setting(''pyreplica.moving'', true) = ''on'') '
+                'EXECUTE FUNCTION pyreplica.after_move(%L)', table_, generation);
+        END IF;
+    END IF;
 END
+$$;
+
+-- Whether MERGE, which came with PostgreSQL 15, can move rows between the partitions of a table.
+CREATE OR REPLACE FUNCTION pyreplica.merges(rel oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT current_setting('server_version_num')::integer >= 150000
+        AND EXISTS (SELECT FROM pg_class WHERE oid = rel AND relkind = 'p')
 $$;
 
 -- A captured table and its partitions, and the role of each.
@@ -804,6 +956,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         AND (SELECT count(*) FROM pyreplica.capture_trigger g
             WHERE g.relid = p.relid AND g.enabled AND g.generation = t.id)
         <> CASE p.role_ WHEN 'root' THEN 5 ELSE 4 END
+            + CASE WHEN NOT pyreplica.merges(p.relid) THEN 0 WHEN p.role_ = 'root' THEN 4 ELSE 2 END
 $$;
 
 -- Whether a generation is in line with the catalog: built from what is there now, and with all its triggers. One
@@ -822,8 +975,10 @@ DECLARE
     shape_ constant jsonb := pyreplica.shape_of(rel);
     next_id constant integer := nextval(pg_get_serial_sequence('pyreplica.replica_table', 'id'));
     key_ constant text[] := ARRAY(SELECT name FROM pyreplica.columns_of(shape_, true));
+    is_first boolean;
 BEGIN
     UPDATE pyreplica.replica_table SET active = false WHERE relid = rel AND active;
+    is_first := NOT FOUND;
     INSERT INTO pyreplica.replica_table
         (id, relid, schema_name, table_name, key_columns, columns, shape, statements)
     OVERRIDING SYSTEM VALUE
@@ -833,8 +988,148 @@ BEGIN
         shape_,
         CASE WHEN key_ = '{}' THEN '{}' ELSE pyreplica.capture_statements(next_id, shape_) END;
     PERFORM pyreplica.set_triggers(p.relid, p.role_, next_id) FROM pyreplica.parts_of(rel) p;
+    PERFORM pyreplica.follow_partitions(rel, log_new := NOT is_first);
 END
 $$;
+
+-- What no trigger sees ----------------------------------------------------------------------------------------
+
+-- Some DDL changes rows: a partition comes with its rows, ALTER TABLE computes values anew. It is logged here, at a
+-- time (`at`) of its own, which tells it from what the statement wrote through triggers.
+
+-- Logs something that concerns a whole table: op T, F or P.
+CREATE OR REPLACE FUNCTION pyreplica.log_table(generation integer, op "char", row_ jsonb DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, row, at) '
+        'SELECT %s, $1, $2, $3, clock_timestamp()', pyreplica.segment())
+    USING generation, op, row_;
+END
+$$;
+
+-- Logs all rows of a relation: as they stand ("i"), some columns of them ("u"), or that they are gone ("d").
+CREATE OR REPLACE FUNCTION pyreplica.log_rows(
+    generation integer, op "char", relation text, columns_ text[] DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    shape_ jsonb := (SELECT t.shape FROM pyreplica.replica_table t WHERE t.id = generation);
+BEGIN
+    IF columns_ IS NOT NULL THEN
+        shape_ := jsonb_set(shape_, '{columns}', (
+            SELECT jsonb_agg(c) FROM jsonb_array_elements(shape_ -> 'columns') c
+            WHERE c ->> 'key' IS NOT NULL OR c ->> 'name' = ANY (columns_)));
+    END IF;
+    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, key, row, at) '
+        'SELECT %s, $1, $2, %s, %s, clock_timestamp() FROM %s n',
+        pyreplica.segment(), pyreplica.object_of(shape_, true, 'n'),
+        CASE WHEN op = 'd' THEN 'NULL' ELSE pyreplica.object_of(shape_, false, 'n') END,
+        pyreplica.rows_of(shape_, relation, op = 'd'))
+    USING generation, op;
+END
+$$;
+
+-- Logs the rows that come to a table with a partition ("i"), or leave with it ("d").
+CREATE OR REPLACE FUNCTION pyreplica.log_partition(generation integer, op "char", part oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_relation_size(part) = 0 THEN
+        RETURN;
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a partition with rows cannot be attached or detached in a % transaction: % belongs to a '
+            'replicated table, and rows that were committed meanwhile would be missed',
+            upper(current_setting('transaction_isolation')), part::regclass
+            USING HINT = 'Do it in a READ COMMITTED transaction.', ERRCODE = 'feature_not_supported';
+    END IF;
+    PERFORM pyreplica.log_rows(generation, op,
+        (SELECT format('ONLY %I.%I', n.nspname, c.relname)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = part));
+END
+$$;
+
+-- Takes down which partitions a captured table has and which rows are in each; with `log_new` the rows of those that
+-- were not known are logged.
+CREATE OR REPLACE FUNCTION pyreplica.follow_partitions(root_ oid, log_new boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF log_new THEN
+        PERFORM pyreplica.log_partition(t.id, 'i', c.oid)
+        FROM pyreplica.replica_table t, pyreplica.descendants(root_) d JOIN pg_class c ON c.oid = d
+        WHERE t.relid = root_ AND t.active AND t.key_columns <> '{}' AND c.relispartition AND c.relkind = 'r'
+            AND NOT EXISTS (SELECT FROM pyreplica.replica_partition k WHERE k.relid = d);
+    END IF;
+    DELETE FROM pyreplica.replica_partition k
+    WHERE k.root = root_ AND k.relid NOT IN (SELECT pyreplica.descendants(root_));
+    INSERT INTO pyreplica.replica_partition AS k (relid, root, bound)
+    SELECT d, root_,
+        -- a hash is of the table's oid, which is another one on the slave; functions may be missing there
+        CASE WHEN NOT EXISTS (
+            SELECT FROM pg_partition_ancestors(d) a JOIN pg_partitioned_table p ON p.partrelid = a
+            WHERE a <> d AND (p.partstrat = 'h' OR 0 = ANY (p.partattrs::int2[])))
+        THEN coalesce(pg_get_partition_constraintdef(d), 'true') END
+    FROM pyreplica.descendants(root_) d JOIN pg_class c ON c.oid = d
+    WHERE c.relispartition
+    ON CONFLICT (relid) DO UPDATE SET root = excluded.root, bound = excluded.bound
+        WHERE (k.root, k.bound) IS DISTINCT FROM (excluded.root, excluded.bound);
+END
+$$;
+
+-- Logs what ALTER TABLE has done to the rows of a table whose generation this is: values of new columns ("F" when they
+-- are the same in all rows), or all rows anew when values of other columns, or the key's, may have changed.
+-- `SET pyreplica.log_rewrites = off` says that the slave's own ALTER TABLE computes the same values.
+CREATE OR REPLACE FUNCTION pyreplica.log_alteration(generation integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t pyreplica.replica_table;
+    relation text;
+    was jsonb;                 -- the columns of the last generation that had a key
+    reasons integer;           -- of pg_event_trigger_table_rewrite_reason(): 2 a default, 4 a type
+    added text[];
+    computed boolean;
+    anew boolean;
+BEGIN
+    SELECT * INTO t FROM pyreplica.replica_table r WHERE r.id = generation;
+    SELECT r.shape -> 'columns' INTO was FROM pyreplica.replica_table r
+    WHERE r.relid = t.relid AND r.id < generation AND r.key_columns <> '{}' ORDER BY r.id DESC LIMIT 1;
+    SELECT bit_or(r.rewritten) INTO reasons FROM pyreplica.replica_table r WHERE r.relid = t.relid;
+    UPDATE pyreplica.replica_table r SET rewritten = 0 WHERE r.relid = t.relid AND r.rewritten <> 0;
+    IF current_setting('pyreplica.log_rewrites', true) = 'off' OR was IS NULL AND reasons = 0 THEN
+        RETURN;
+    END IF;
+    -- version 1 did not record the columns' numbers: nothing is taken for new then
+    SELECT coalesce(array_agg(c ->> 'name') FILTER (WHERE o IS NULL OR (o ->> 'generated')::boolean), '{}'),
+        coalesce(bool_or((o ->> 'generated')::boolean), false),
+        coalesce(bool_or(o ->> 'type' <> c ->> 'type' AND NOT (
+            y.typcategory = 'S' AND x.typcategory = 'S' OR pyreplica.base_of(x.oid) = pyreplica.base_of(y.oid))), false)
+    INTO added, computed, anew
+    FROM jsonb_array_elements(t.shape -> 'columns') c
+    LEFT JOIN jsonb_array_elements(coalesce(was, t.shape -> 'columns')) o
+        ON coalesce(o -> 'number', c -> 'number') = c -> 'number' AND (o ? 'number' OR o ->> 'name' = c ->> 'name')
+    LEFT JOIN pg_type x ON x.oid = (o ->> 'type')::oid
+    LEFT JOIN pg_type y ON y.oid = (c ->> 'type')::oid
+    WHERE NOT (c ->> 'generated')::boolean;
+    relation := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
+        || format('%I.%I', t.schema_name, t.table_name);
+    IF anew OR reasons & 4 <> 0 OR added && t.key_columns THEN
+        PERFORM pyreplica.log_table(generation, 'T');
+        PERFORM pyreplica.log_rows(generation, 'i', relation);
+    ELSIF added <> '{}' AND (computed OR reasons & 2 <> 0) THEN
+        PERFORM pyreplica.log_rows(generation, 'u', relation, added);
+    ELSIF added <> '{}' THEN
+        PERFORM pyreplica.log_table(generation, 'F', (
+            -- what rows from before the column read as
+            SELECT jsonb_object_agg(a.attname, (a.attmissingval::text::text[])[1])
+            FROM pg_attribute a
+            WHERE a.attname = ANY (added) AND a.attrelid = coalesce(
+                (SELECT d FROM pyreplica.descendants(t.relid) d JOIN pg_class c ON c.oid = d
+                    WHERE (t.shape ->> 'partitioned')::boolean AND c.relkind = 'r' LIMIT 1), t.relid)));
+    END IF;
+END
+$$;
+
+
+-- Following DDL -----------------------------------------------------------------------------------------------
 
 -- Sessions that change captures do so one after another: side by side, each would build on what the other is
 -- changing. Nobody else waits for this lock.
@@ -863,6 +1158,7 @@ DECLARE
             OR EXISTS (SELECT FROM pyreplica.replica_table t
                 WHERE t.relid = ANY (changed) AND r.shape -> 'children' @> to_jsonb(t.id))));
     t record;
+    newest integer;
     brought integer := 0;
 BEGIN
     IF strays = '{}' AND NOT EXISTS (SELECT FROM pyreplica.replica_table r
@@ -871,8 +1167,22 @@ BEGIN
         RETURN 0;
     END IF;
     PERFORM pyreplica.lock_captures();
+    newest := (SELECT max(r.id) FROM pyreplica.replica_table r);
     UPDATE pyreplica.replica_table r SET active = false
     WHERE r.active AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relid);
+    FOR t IN
+        SELECT k.relid, k.root, r.id FROM pyreplica.replica_partition k
+        JOIN pg_class c ON c.oid = k.relid
+        LEFT JOIN pyreplica.replica_table r ON r.relid = k.root AND r.active AND r.key_columns <> '{}'
+        WHERE k.relid = ANY (strays)
+        ORDER BY c.relkind
+    LOOP
+        IF t.id IS NOT NULL AND EXISTS (SELECT FROM pg_class WHERE oid = t.relid AND relkind = 'r') THEN
+            PERFORM pyreplica.log_partition(t.id, 'd', t.relid);
+        END IF;
+        DELETE FROM pyreplica.replica_partition k WHERE k.relid = t.relid;
+        PERFORM pyreplica.follow_partitions(t.root, log_new := false) WHERE t.id IS NOT NULL;
+    END LOOP;
     PERFORM pyreplica.drop_triggers(s) FROM unnest(strays) s;
     -- parents after their children, whose generations they name
     FOR t IN
@@ -884,11 +1194,14 @@ BEGIN
         IF t.shape = pyreplica.shape_of(t.relid) THEN
             -- a new partition; the others and who writes to them are left in peace
             PERFORM pyreplica.set_triggers(p.relid, p.role_, t.id) FROM pyreplica.unset_parts(t.id) p;
+            PERFORM pyreplica.follow_partitions(t.relid, log_new := true);
         ELSE
             PERFORM pyreplica.build(t.relid);
         END IF;
         brought := brought + 1;
     END LOOP;
+    PERFORM pyreplica.log_alteration(r.id) FROM pyreplica.replica_table r
+    WHERE r.active AND r.id > newest AND r.key_columns <> '{}';
     RETURN brought;
 END
 $$;
@@ -912,6 +1225,7 @@ BEGIN
             RAISE EXCEPTION 'trigger % captures changes for PyReplica and cannot be dropped', ours
                 USING HINT = 'Stop replicating the table with pyreplica.remove_table().';
         END IF;
+        PERFORM pyreplica.log_dropped_partitions();
         changed := ARRAY(
             SELECT CASE WHEN o.classid = 'pg_class'::regclass THEN o.objid
                 -- a trigger may be ours in spite of its name: they can be renamed
@@ -950,8 +1264,182 @@ BEGIN
         END IF;
     END IF;
     PERFORM pyreplica.refresh(changed);
+    -- rewritten, and still the same shape
+    PERFORM pyreplica.log_alteration(r.id) FROM pyreplica.replica_table r
+    WHERE r.active AND r.rewritten <> 0 AND r.key_columns <> '{}';
 END
 $$;
+
+-- Dropped partitions take their rows along: the slave deletes those that were within the partition's bounds.
+CREATE OR REPLACE FUNCTION pyreplica.log_dropped_partitions() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone record;
+BEGIN
+    FOR gone IN
+        SELECT o.object_identity AS name, k.relid, k.root, k.bound, t.id FROM pg_event_trigger_dropped_objects() o
+        JOIN pyreplica.replica_partition k ON o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND k.relid = o.objid
+        LEFT JOIN pyreplica.replica_table t ON t.relid = k.root AND t.active AND t.key_columns <> '{}'
+            AND EXISTS (SELECT FROM pg_class c WHERE c.oid = k.root)
+    LOOP
+        IF gone.id IS NOT NULL AND gone.bound IS NULL THEN
+            RAISE EXCEPTION 'partition % of the replicated table % cannot be dropped at once: which rows are in it is '
+                'a matter of a hash or an expression, so the slaves could not know them', gone.name,
+                gone.root::regclass
+                USING HINT = format('Detach it first, which logs its rows as deleted: ALTER TABLE %s DETACH PARTITION '
+                    '%s; then drop it.', gone.root::regclass, gone.name);
+        END IF;
+        DELETE FROM pyreplica.replica_partition k WHERE k.relid = gone.relid;
+        IF gone.id IS NOT NULL THEN
+            PERFORM pyreplica.log_table(gone.id, 'P', jsonb_build_object('where', gone.bound));
+            PERFORM pyreplica.follow_partitions(gone.root, log_new := false);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- A rewrite by ALTER TABLE is noted until the command is over.
+CREATE OR REPLACE FUNCTION pyreplica.note_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pyreplica.replica_table t SET rewritten = t.rewritten | pg_event_trigger_table_rewrite_reason()
+    WHERE t.active AND t.relid = pyreplica.root_of(pg_event_trigger_table_rewrite_oid());
+END
+$$;
+
+
+-- DDL for the slaves ------------------------------------------------------------------------------------------
+
+-- Logs a statement that the slaves run (op S).
+CREATE OR REPLACE FUNCTION pyreplica.log_ddl(script jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, row) SELECT %s, 0, ''S'', $1',
+        pyreplica.segment())
+    USING script;
+END
+$$;
+
+-- Whether a text from a client is a single DDL statement, and not a function or a block that does DDL among other things.
+CREATE OR REPLACE FUNCTION pyreplica.is_plain_ddl(query text) RETURNS boolean
+LANGUAGE plpython3u IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+import re
+
+# what may hold semicolons and words that mean nothing here
+opaque = r"""--[^\n]* | /\*.*?\*/ | "(?:[^"]|"")*" | \bE'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (\$\w*\$).*?\1
+    | \bBEGIN\s+ATOMIC\b.*\bEND\b"""
+bare = re.sub(opaque, " ", query, flags=re.S | re.X | re.I).strip().rstrip("; \n")
+words = "CREATE|ALTER|DROP|COMMENT|SECURITY|GRANT|REVOKE|REINDEX|CLUSTER"
+return ";" not in bare and re.match(rf"(?:{words})\b", bare, re.I) is not None
+$$;
+
+-- Logs the statement of the client that has just run DDL, once, when slaves want it. Called by the event triggers before
+-- those that follow DDL, so that the slave's table is altered when rows come that were logged on the way. Who may
+-- execute this has the slaves run whatever he likes: superusers, and whom they grant it to.
+CREATE OR REPLACE FUNCTION pyreplica.announce(search_path_ text, query text, tag text, event text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- set by begin_script(): the replications whose slaves shall run it, null for all
+    script constant text := nullif(current_setting('pyreplica.script', true), '');
+    now_ constant text := statement_timestamp()::text;
+    schemas text[];
+BEGIN
+    IF coalesce(current_setting('pyreplica.refreshing', true), '') = 'on'
+        OR current_setting('session_replication_role') = 'replica'      -- a slave's daemon
+        OR current_setting('pyreplica.announced', true) = now_
+        OR script IS NULL AND NOT EXISTS (SELECT FROM pyreplica.replica_slave WHERE ddl)
+    THEN
+        RETURN;
+    END IF;
+    IF event = 'sql_drop' THEN
+        schemas := ARRAY(SELECT DISTINCT coalesce(o.schema_name, '') FROM pg_event_trigger_dropped_objects() o
+            WHERE NOT o.is_temporary);
+    ELSE
+        schemas := ARRAY(SELECT DISTINCT coalesce(c.schema_name, '') FROM pg_event_trigger_ddl_commands() c
+            WHERE c.schema_name IS DISTINCT FROM 'pg_temp');
+    END IF;
+    IF schemas = '{}' OR 'pyreplica' = ANY (schemas) THEN
+        RETURN;
+    END IF;
+    IF script IS NULL THEN
+        IF tag IN ('CREATE TABLE AS', 'SELECT INTO', 'REFRESH MATERIALIZED VIEW') OR NOT EXISTS (
+            SELECT FROM pyreplica.replica_table t WHERE t.active AND t.schema_name = ANY (schemas))
+        THEN
+            RETURN;
+        END IF;
+        IF NOT pyreplica.is_plain_ddl(query) THEN
+            RAISE WARNING 'this % is not sent to PyReplica''s slaves: it is part of a longer statement', tag
+                USING HINT = 'Send DDL statements one by one, or run them with `pyreplica execute`.';
+            RETURN;
+        END IF;
+    END IF;
+    IF query ~* '\mconcurrently\M' THEN
+        RAISE WARNING 'this % is not sent to PyReplica''s slaves: CONCURRENTLY cannot run in a transaction', tag
+            USING HINT = 'Run it on the slaves, too.';
+        RETURN;
+    END IF;
+    PERFORM set_config('pyreplica.announced', now_, true);
+    PERFORM pyreplica.log_ddl(jsonb_build_object('sql', query, 'tag', tag, 'search_path', search_path_,
+        'standard_conforming_strings', current_setting('standard_conforming_strings'),
+        'by', CASE WHEN script IS NULL THEN 'ddl' ELSE 'execute' END, 'replications', script::jsonb));
+END
+$$;
+
+-- With the rights of who runs the DDL, and without a search_path of its own: it has to see that of the session.
+CREATE OR REPLACE FUNCTION pyreplica.announce_ddl() RETURNS event_trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.has_schema_privilege('pyreplica', 'USAGE') THEN
+        IF pg_catalog.has_function_privilege(
+            'pyreplica.announce(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text)', 'EXECUTE')
+        THEN
+            PERFORM pyreplica.announce(
+                pg_catalog.array_to_string(ARRAY(
+                    SELECT pg_catalog.quote_ident(s) FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) s),
+                    ', '), pg_catalog.current_query(), TG_TAG, TG_EVENT);
+        END IF;
+    END IF;
+END
+$$;
+
+-- Begins a script whose DDL the slaves run as well: those of the named replications, or all (null).
+CREATE OR REPLACE FUNCTION pyreplica.begin_script(replications text[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('pyreplica.script', coalesce(to_jsonb(replications), 'null')::text, true);
+END
+$$;
+
+-- Ends it. Answers how many statements go to the slaves.
+CREATE OR REPLACE FUNCTION pyreplica.end_script() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mixed record;
+    sent bigint;
+BEGIN
+    IF coalesce(current_setting('pyreplica.script', true), '') = '' THEN
+        RAISE EXCEPTION 'the script has ended its transaction by itself: what came after that was not sent to the slaves'
+            USING HINT = 'Take BEGIN, COMMIT and ROLLBACK out of it; a script is one transaction as a whole. '
+                'Then see what master and slave have of it.';
+    END IF;
+    SELECT s.row ->> 'sql' AS sql, format('%I.%I', t.schema_name, t.table_name) AS name INTO mixed
+    FROM pyreplica.replica_log s
+    JOIN pyreplica.replica_log l ON l.txid = s.txid AND l.at = s.at AND l.op <> 'S'
+    JOIN pyreplica.replica_table t ON t.id = l.tab
+    WHERE s.txid = pg_current_xact_id() AND s.op = 'S' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'one statement does DDL and writes the replicated table %: %', mixed.name,
+            left(regexp_replace(mixed.sql, '\s+', ' ', 'g'), 200)
+            USING HINT = 'The slaves would get the rows twice. Write DDL and data changes as statements of their own.';
+    END IF;
+    PERFORM set_config('pyreplica.script', '', true);
+    SELECT count(*) INTO sent FROM pyreplica.replica_log l WHERE l.txid = pg_current_xact_id() AND l.op = 'S';
+    RETURN sent;
+END
+$$;
+
+
+-- Setting up and taking away --------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION pyreplica.add_table("table" regclass) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1027,6 +1515,81 @@ END
 $$;
 
 
+-- Logs rows of a captured table once more, as they stand now (op i) or that they are gone (d), which puts slaves right
+-- that have others: `pyreplica repair`. A key is an object as in the log. Answers how many were logged, and the keys of
+-- those that another transaction is just writing, for another try. It never waits with a row locked, so no writer runs
+-- into a deadlock with it; a single key is waited for, as long as lock_timeout says.
+--
+-- In the log ids are the order. So nobody may be about to commit a change of a row that has a lower id than ours: rows
+-- that stand are locked first. What does not stand cannot be locked; then the table is locked against all writers.
+CREATE OR REPLACE FUNCTION pyreplica.restate("table" regclass, keys jsonb[], OUT restated bigint, OUT busy jsonb[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t pyreplica.replica_table;
+    standing text;
+    given text;                -- a relation of the keys in $1, typed as the table's columns are
+    same text;
+    some_missing boolean;
+    wanted jsonb[];
+    mine jsonb[];
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'rows cannot be logged again in a % transaction, which does not see the newest ones',
+            upper(current_setting('transaction_isolation'))
+            USING HINT = 'Call it in a READ COMMITTED transaction.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pyreplica.replica_table r WHERE r.relid = "table"::oid AND r.active) THEN
+        RAISE EXCEPTION 'table % is not captured', "table"
+            USING HINT = format('SELECT pyreplica.add_table(%L);', "table");
+    END IF;
+    -- nobody alters it from here on
+    EXECUTE format('LOCK TABLE ONLY %s IN ROW SHARE MODE', "table");
+    SELECT * INTO t FROM pyreplica.replica_table r
+    WHERE r.relid = "table"::oid AND r.active AND r.key_columns <> '{}';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % has lost its primary key', "table"
+            USING HINT = 'Give it a primary key.';
+    END IF;
+    standing := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
+        || format('%I.%I', t.shape ->> 'schema', t.shape ->> 'table');
+    SELECT format('(SELECT %s FROM unnest($1) u(key), LATERAL jsonb_to_record(u.key) AS r(%s))',
+        -- of a text jsonb_to_record() makes what the type's input function does, but for jsonb
+        string_agg(CASE WHEN base = 'jsonb'::regtype THEN format('r.%1$I::jsonb AS %1$I', name)
+            ELSE format('r.%I', name) END, ', '),
+        string_agg(format('%I %s', name, CASE WHEN base = 'jsonb'::regtype THEN 'text'
+            ELSE format_type(base, -1) END), ', '))
+    INTO given
+    FROM (
+        SELECT c ->> 'name' AS name, pyreplica.base_of((c ->> 'type')::oid) AS base
+        FROM jsonb_array_elements(t.shape -> 'columns') c WHERE c ->> 'key' IS NOT NULL
+    ) k;
+    same := pyreplica.same_key(t.shape, 'm', 'k', true);
+
+    EXECUTE format('SELECT coalesce(array_agg(DISTINCT %s), ''{}''), coalesce(bool_or(m.here IS NULL), false) '
+        'FROM %s k LEFT JOIN LATERAL (SELECT true AS here FROM %s m WHERE %s OFFSET 0) m ON true',
+        pyreplica.object_of(t.shape, true, 'k'), pyreplica.rows_of(t.shape, given, true),
+        pyreplica.rows_of(t.shape, standing, true), same)
+    INTO wanted, some_missing USING keys;
+    IF some_missing THEN
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE', standing);
+        mine := wanted;
+    ELSE
+        EXECUTE format('SELECT coalesce(array_agg(l.key), ''{}'') FROM (SELECT %s AS key FROM %s k, '
+            'LATERAL (SELECT FROM %s m WHERE %s FOR SHARE OF m %s) m) l',
+            pyreplica.object_of(t.shape, true, 'k'), pyreplica.rows_of(t.shape, given, true),
+            pyreplica.rows_of(t.shape, standing, true), same,
+            CASE WHEN cardinality(wanted) > 1 THEN 'SKIP LOCKED' END)
+        INTO mine USING wanted;
+    END IF;
+    EXECUTE 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ' || pyreplica.restating(
+        t.id, t.shape, standing, given, false, pyreplica.segment())
+    USING mine;
+    GET DIAGNOSTICS restated = ROW_COUNT;
+    busy := ARRAY(SELECT unnest(wanted) EXCEPT SELECT unnest(mine));
+END
+$$;
+
+
 -- What the daemon calls ---------------------------------------------------------------------------------------
 
 -- Sets or clears the bit of a sleeping daemon. Daemons exclude each other; writers only read.
@@ -1040,16 +1603,16 @@ BEGIN
 END
 $$;
 
--- Whether a segment of the log holds a change that some slave has not confirmed. What is older than all that was
--- running when a slave confirmed need not be looked at.
+-- Whether a segment of the log holds a change that some slave has not confirmed, or that a table being added to its
+-- replication may still need. What is older than all that was running at that moment need not be looked at.
 CREATE OR REPLACE FUNCTION pyreplica.is_awaited(segment regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     awaited boolean;
 BEGIN
     EXECUTE format(
-        'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, ONLY %s l '
-        'WHERE l.txid >= pg_snapshot_xmin(s.snapshot) AND NOT pg_visible_in_snapshot(l.txid, s.snapshot))', segment)
+        'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, unnest(ARRAY[s.snapshot, s.held]) k(seen), ONLY %s l '
+        'WHERE l.txid >= pg_snapshot_xmin(k.seen) AND NOT pg_visible_in_snapshot(l.txid, k.seen))', segment)
     INTO awaited;
     RETURN awaited;
 END
@@ -1072,6 +1635,7 @@ BEGIN
     END IF;
     -- a slave that is being added was seen here, or waits for us
     LOCK TABLE pyreplica.replica_slave IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+    -- a tick is where a batch may end: after the cursor, whatever the log is held for
     DELETE FROM pyreplica.replica_tick t
     WHERE NOT EXISTS (SELECT FROM pyreplica.replica_slave s WHERE t.xmax_ >= pg_snapshot_xmin(s.snapshot));
     SELECT format('pyreplica.replica_log_%s', b), format('pyreplica.replica_log_%s', 1 - b) INTO written, resting
@@ -1101,19 +1665,148 @@ EXCEPTION
 END
 $$;
 
+-- The values that sequences handed out last, in the order of their oids: null where none was handed out yet. Also
+-- null where that cannot be read: the sequence is gone, or a transaction has it locked (TRUNCATE ... RESTART IDENTITY,
+-- ALTER SEQUENCE), which the daemons do not wait for. What it reads is not bound to a snapshot.
+CREATE OR REPLACE FUNCTION pyreplica.sequence_values(sequences oid[]) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms' AS $$
+DECLARE
+    relid oid;
+    handed_out bigint;
+    all_of_them bigint[] := '{}';
+BEGIN
+    RETURN ARRAY(SELECT pg_sequence_last_value(s.relid) FROM unnest(sequences) s(relid));
+EXCEPTION
+    WHEN lock_not_available OR internal_error OR wrong_object_type OR insufficient_privilege THEN
+        FOREACH relid IN ARRAY sequences LOOP
+            BEGIN
+                handed_out := pg_sequence_last_value(relid);
+            EXCEPTION
+                WHEN lock_not_available OR internal_error OR wrong_object_type OR insufficient_privilege THEN
+                    handed_out := NULL;
+            END;
+            all_of_them := all_of_them || handed_out;
+        END LOOP;
+        RETURN all_of_them;
+END
+$$;
+
+-- Every sequence that somebody may want on a slave, where it stands, and the columns that it belongs to ("owned")
+-- or that have it in their default. last_value is null where it cannot be read now, see above.
+CREATE OR REPLACE FUNCTION pyreplica.sequences() RETURNS TABLE (
+    relid bigint, schema_name text, sequence_name text, type text, minimum bigint, maximum bigint,
+    increment bigint, readable boolean, columns jsonb, last_value bigint, is_called boolean
+)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms' AS $$
+BEGIN
+    FOR relid, schema_name, sequence_name, type, minimum, maximum, increment, readable, columns, last_value IN
+        WITH used AS (
+            SELECT d.objid AS relid, d.refobjid AS tab, d.refobjsubid AS col, true AS owned
+            FROM pg_sequence s JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+            UNION ALL
+            SELECT s.seqrelid, f.adrelid, f.adnum, false
+            FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+            JOIN pg_sequence s ON d.refclassid = 'pg_class'::regclass AND s.seqrelid = d.refobjid
+        ), serving AS (
+            SELECT u.relid, n.nspname AS schema, r.relname AS "table", a.attname AS "column",
+                bool_or(u.owned) AS owned, bool_or(t.relid IS NOT NULL) AS captured
+            FROM used u JOIN pg_class c ON c.oid = u.tab
+            JOIN pg_attribute a ON a.attrelid = u.tab AND a.attnum = u.col
+            -- the log knows a partition's rows by its root
+            JOIN pg_class r ON r.oid = CASE WHEN c.relispartition THEN pg_partition_root(c.oid) ELSE c.oid END
+            JOIN pg_namespace n ON n.oid = r.relnamespace
+            LEFT JOIN pyreplica.replica_table t ON t.relid = r.oid AND t.active
+            GROUP BY u.relid, n.nspname, r.relname, a.attname
+        ), wanted AS (
+            SELECT c.oid, n.nspname, c.relname, format_type(s.seqtypid, NULL) AS type,
+                s.seqmin, s.seqmax, s.seqincrement,
+                has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable
+            FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relpersistence <> 't'
+                AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'pyreplica')
+                AND NOT EXISTS (SELECT FROM pg_depend e
+                    WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+        ), ids AS (
+            SELECT array_agg(w.oid) AS relids FROM wanted w WHERE w.readable
+        )
+        SELECT w.oid, w.nspname, w.relname, w.type, w.seqmin, w.seqmax, w.seqincrement, w.readable,
+            coalesce(u.columns, '[]'), v.handed_out
+        FROM wanted w
+        LEFT JOIN (
+            SELECT s.relid, jsonb_agg(to_jsonb(s) - 'relid' ORDER BY s.schema, s."table", s."column") AS columns
+            FROM serving s GROUP BY s.relid
+        ) u ON u.relid = w.oid
+        LEFT JOIN (
+            SELECT unnest(i.relids) AS relid, unnest(pyreplica.sequence_values(i.relids)) AS handed_out FROM ids i
+        ) v ON v.relid = w.oid
+        ORDER BY w.nspname, w.relname
+    LOOP
+        is_called := last_value IS NOT NULL;
+        IF readable AND last_value IS NULL THEN
+            BEGIN
+                EXECUTE format('SELECT last_value, is_called FROM %I.%I', schema_name, sequence_name)
+                INTO last_value, is_called;
+            EXCEPTION
+                WHEN lock_not_available OR undefined_table OR internal_error THEN NULL;
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pyreplica FROM PUBLIC;
 
+-- Values are printed under settings of our own.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate}'::text[] LOOP
+        EXECUTE format('ALTER FUNCTION pyreplica.%I SET DateStyle = ''ISO, YMD'' SET IntervalStyle = postgres '
+            'SET TimeZone = ''UTC'' SET extra_float_digits = 1 SET bytea_output = hex SET lc_monetary = ''C'' '
+            'SET xmlbinary = base64 SET quote_all_identifiers = off', name);
+    END LOOP;
+END
+$$;
+
+DROP EVENT TRIGGER IF EXISTS pyreplica_announce;
+DROP EVENT TRIGGER IF EXISTS pyreplica_announce_drop;
 DROP EVENT TRIGGER IF EXISTS pyreplica_ddl;
 DROP EVENT TRIGGER IF EXISTS pyreplica_drop;
-DO $$ BEGIN PERFORM pyreplica.refresh(); END $$;
+DROP EVENT TRIGGER IF EXISTS pyreplica_rewrite;
+DO $$
+BEGIN
+    -- version 1 did not know about them
+    PERFORM pyreplica.follow_partitions(t.relid, log_new := false) FROM pyreplica.replica_table t
+    WHERE t.active AND t.shape -> 'partitioned' = 'true'
+        AND NOT EXISTS (SELECT FROM pyreplica.replica_partition k WHERE k.root = t.relid);
+    PERFORM pyreplica.refresh();
+END
+$$;
+-- They fire in the order of their names.
+CREATE EVENT TRIGGER pyreplica_announce ON ddl_command_end EXECUTE FUNCTION pyreplica.announce_ddl();
+CREATE EVENT TRIGGER pyreplica_announce_drop ON sql_drop EXECUTE FUNCTION pyreplica.announce_ddl();
+CREATE EVENT TRIGGER pyreplica_rewrite ON table_rewrite EXECUTE FUNCTION pyreplica.note_rewrite();
 CREATE EVENT TRIGGER pyreplica_ddl ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
         'ALTER EXTENSION', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
         'ALTER INDEX')   -- which can rename a table, too
     EXECUTE FUNCTION pyreplica.follow_ddl();
 CREATE EVENT TRIGGER pyreplica_drop ON sql_drop EXECUTE FUNCTION pyreplica.follow_ddl();
+DO $$
+DECLARE
+    name text;
+BEGIN
+    -- also what a slave's daemon applies, where a database is both
+    FOREACH name IN ARRAY '{pyreplica_ddl,pyreplica_drop,pyreplica_rewrite}'::text[] LOOP
+        EXECUTE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS', name);
+    END LOOP;
+END
+$$;
 
 COMMIT;

@@ -10,8 +10,11 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+DROP EVENT TRIGGER IF EXISTS pyreplica_announce;
+DROP EVENT TRIGGER IF EXISTS pyreplica_announce_drop;
 DROP EVENT TRIGGER IF EXISTS pyreplica_ddl;
 DROP EVENT TRIGGER IF EXISTS pyreplica_drop;
+DROP EVENT TRIGGER IF EXISTS pyreplica_rewrite;
 
 DO $$
 DECLARE
@@ -30,7 +33,8 @@ BEGIN
     IF is_slave THEN
         DELETE FROM pyreplica.replica_version WHERE side = 'master';
         DROP VIEW pyreplica.changes;
-        DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_slave, pyreplica.replica_tick;
+        DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_partition,
+            pyreplica.replica_slave, pyreplica.replica_tick;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

@@ -18,7 +18,8 @@ SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 -- name: tables
 SELECT id, relid::bigint, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
     (SELECT jsonb_object_agg(c ->> 'name', format_type((c ->> 'type')::oid, (c ->> 'typmod')::integer))
-        FROM jsonb_array_elements(shape -> 'columns') c)
+        FROM jsonb_array_elements(shape -> 'columns') c),
+    (SELECT jsonb_object_agg(c ->> 'name', (c ->> 'type')::bigint) FROM jsonb_array_elements(shape -> 'columns') c)
 FROM pyreplica.replica_table
 WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
 ORDER BY schema_name, table_name, id
@@ -38,6 +39,9 @@ ON CONFLICT (replication) DO UPDATE
         snapshot = excluded.snapshot, log_id = excluded.log_id, snapshot_at = excluded.snapshot_at,
         confirmed_at = NULL
 
+-- name: want_ddl
+UPDATE pyreplica.replica_slave SET ddl = %(wanted)s WHERE replication = %(replication)s AND ddl <> %(wanted)s
+
 -- name: unregister
 DELETE FROM pyreplica.replica_slave WHERE replication = %(replication)s
 
@@ -56,13 +60,17 @@ SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_lo
 
 -- All changes after a snapshot in one round trip, with the moment they were read at. Changes of a transaction are
 -- found by its txid alone: those that were running at the snapshot and those that came after it. When there are
--- too many, or they are too long, only their number comes back.
+-- too many, or they are too long, only their number comes back. With the first row come the values of sequences ($5)
+-- and where all sequences stand ($6). They are read after the snapshot was taken, so that none is behind a value that
+-- a row of the answer was given.
 -- name: prepare_fetch
-PREPARE pyreplica_fetch (xid8[], xid8, integer, bigint) AS
+PREPARE pyreplica_fetch (xid8[], xid8, integer, bigint, oid[], boolean) AS
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now(), c.many,
+    CASE WHEN coalesce(c.n, 1) = 1 AND $5 <> '{}' THEN (SELECT pyreplica.sequence_values($5)) END,
+    CASE WHEN coalesce(c.n, 1) = 1 AND $6 THEN (SELECT jsonb_agg(s) FROM pyreplica.sequences() s) END,
     c.id, c.tab, c.op, CASE WHEN NOT c.many THEN c.key::text END, CASE WHEN NOT c.many THEN c.row::text END
 FROM (VALUES (1)) one LEFT JOIN (
-    SELECT *, count(*) OVER () >= $3
+    SELECT *, row_number() OVER () AS n, count(*) OVER () >= $3
             OR coalesce(sum(octet_length(l.row::text)) OVER (), 0) > $4 AS many
     FROM (
         SELECT id, tab, op, key, row FROM pyreplica.replica_log WHERE txid = ANY ($1)
@@ -73,7 +81,14 @@ FROM (VALUES (1)) one LEFT JOIN (
 ) c ON true
 
 -- name: fetch
-EXECUTE pyreplica_fetch (%(running)s::xid8[], %(xmax)s, %(rows)s, %(bytes)s)
+EXECUTE pyreplica_fetch (%(running)s::xid8[], %(xmax)s, %(rows)s, %(bytes)s, %(sequences)s::oid[], %(look)s)
+
+-- name: sequences
+SELECT jsonb_agg(s) FROM pyreplica.sequences() s
+
+-- Wakes the daemons for the sequences, a change of which rings no bell.
+-- name: ring
+SELECT pg_notify('pyreplica', %(payload)s)
 
 -- Where to cut a backlog: the last snapshot left behind within the wished number of rows, else the next one, else
 -- here and now.
@@ -89,13 +104,20 @@ SELECT snapshot::text, log_id FROM (
 ) t
 ORDER BY xmax_ DESC, xmin_ DESC, running LIMIT 1
 
--- The changes between two snapshots, in no order: the slave sorts them.
+-- The changes between two snapshots, in no order: the slave sorts them. Those of the given generations, or of all but
+-- these.
 -- name: changes
 SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
 WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
+    AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 UNION ALL
 SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
 WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
+    AND (tab = ANY (%(generations)s::integer[])) = %(these)s
+
+-- All generations of tables, the first and the last.
+-- name: generations
+SELECT id FROM pyreplica.replica_table WHERE relid = ANY (%(relids)s::oid[])
 
 -- name: pending
 SELECT count(*), min(at) FROM (
@@ -112,12 +134,25 @@ SELECT EXISTS (
         AND pg_visible_in_snapshot(txid, %(until)s)
 )
 
--- The keys that changed between a snapshot and now, of one table.
--- name: changed_keys
-SELECT l.op = 'T', l.key::text FROM pyreplica.replica_log l
-JOIN pyreplica.replica_table t ON t.id = l.tab
+-- What is in the log now stays there until the transaction ends.
+-- name: keep_log
+LOCK TABLE pyreplica.replica_log IN ACCESS SHARE MODE
+
+-- What was logged of some keys of a table between two snapshots, and what concerns the table as a whole.
+-- name: changes_of
+SELECT l.id, l.tab, l.op, coalesce(l.key::text, ''), l.row::text FROM pyreplica.replica_log l
 WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8)
-    AND t.schema_name = %(schema)s AND t.table_name = %(table)s
+    AND pg_visible_in_snapshot(l.txid, %(until)s)
+    AND (l.tab = 0 OR l.tab IN (SELECT id FROM pyreplica.replica_table WHERE relid = %(relid)s))
+    AND (l.key IS NULL OR l.key = ANY (%(keys)s::jsonb[]))
+ORDER BY l.id
+
+-- name: restate
+SELECT restated, busy::text[]
+FROM pyreplica.restate(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass, %(keys)s::jsonb[])
+
+-- name: tick
+SELECT pyreplica.tick()
 
 -- name: truncated
 SELECT EXISTS (
@@ -125,6 +160,10 @@ SELECT EXISTS (
     WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8) AND l.op = 'T'
         AND t.schema_name = %(schema)s AND t.table_name = %(table)s
 )
+
+-- Whether the master's writers wake a daemon that sleeps, as far as this session can tell.
+-- name: rings
+SELECT pyreplica.rings()
 
 -- name: sleep
 SELECT pyreplica.set_doorbell(%(bit)s, true)
@@ -144,8 +183,26 @@ SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text):
 -- name: set_copied
 UPDATE pyreplica.replica_slave
 SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now(),
-    state = 'ready'
+    state = 'ready', held = NULL
 WHERE replication = %(replication)s
+
+-- name: hold
+UPDATE pyreplica.replica_slave SET held = coalesce(held, pg_current_snapshot()), holds = holds + 1
+WHERE replication = %(replication)s
+
+-- name: held
+SELECT holds FROM pyreplica.replica_slave WHERE replication = %(replication)s AND held IS NOT NULL
+
+-- Unless somebody else has asked for it meanwhile.
+-- name: release
+UPDATE pyreplica.replica_slave SET held = NULL WHERE replication = %(replication)s AND holds = %(holds)s
+
+-- Has the daemons look at the tables anew.
+-- name: announce_tables
+SELECT pg_notify('pyreplica', 'tables')
+
+-- name: remove_table
+SELECT pyreplica.remove_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
 
 -- name: table_size
 SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint, coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint,

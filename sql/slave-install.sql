@@ -92,12 +92,25 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_copy (
     PRIMARY KEY (replication, master_relid)
 );
 
--- Version 2. A table that is added to a running replication is copied as of a snapshot of its own; it is joining until
--- a batch has brought it to where the others are. A removed one is passed over.
-ALTER TABLE pyreplica.replica_copy
-    ADD COLUMN IF NOT EXISTS snapshot pg_snapshot,
-    DROP CONSTRAINT IF EXISTS replica_copy_state_check,
-    ADD CONSTRAINT replica_copy_state_check CHECK (state IN ('copying', 'joining', 'ready', 'removed'));
+-- Version 2. A table that is added to a running replication is copied as of a snapshot of its own; it is joining
+-- until a batch has brought it to where the others are. A removed one is passed over. replica_cursor.tables changes
+-- with which tables the daemon is to apply: a batch that was begun before goes back (move_cursor).
+DO $$
+BEGIN
+    -- only where it is needed: ALTER TABLE waits for a batch that is in doubt
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_cursor'::regclass AND attname = 'tables')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_copy
+        ADD COLUMN IF NOT EXISTS snapshot pg_snapshot,
+        ADD COLUMN IF NOT EXISTS problem text,       -- why it could not join
+        DROP CONSTRAINT IF EXISTS replica_copy_state_check,
+        ADD CONSTRAINT replica_copy_state_check CHECK (state IN ('copying', 'joining', 'ready', 'removed'));
+    ALTER TABLE pyreplica.replica_cursor ADD COLUMN tables bigint NOT NULL DEFAULT 0;
+END
+$$;
 
 -- What the daemon last had to say. Apart from the cursor, whose row a prepared transaction may hold.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_status (
@@ -118,23 +131,34 @@ BEGIN
 END
 $$;
 
--- Moves the cursor, in the transaction that applied the batch.
+-- Moves the cursor, in the transaction that applied the batch. `tables_` is the replica_cursor.tables that the
+-- batch was made with: when tables were added or removed since, it fails (PY001), to be made again with those of
+-- now. Until the batch is decided, the row's lock keeps others from changing that.
+DROP FUNCTION IF EXISTS pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint);
 CREATE OR REPLACE FUNCTION pyreplica.move_cursor(
-    replication_ text, batch_ bigint, snapshot_ pg_snapshot, log_id_ bigint, at_ timestamptz, changes_ bigint
+    replication_ text, batch_ bigint, snapshot_ pg_snapshot, log_id_ bigint, at_ timestamptz, changes_ bigint,
+    tables_ bigint DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tables_now bigint;
 BEGIN
     UPDATE pyreplica.replica_cursor
     SET batch = batch_, snapshot = snapshot_, log_id = log_id_, snapshot_at = at_, applied_at = clock_timestamp(),
         changes = changes + changes_, last_batch_changes = changes_
-    WHERE replication = replication_ AND state = 'ready' AND batch = batch_ - 1;
-    IF NOT FOUND THEN
+    WHERE replication = replication_ AND state = 'ready' AND batch = batch_ - 1
+    RETURNING tables INTO tables_now;
+    IF tables_now <> tables_ THEN
+        RAISE EXCEPTION 'tables were added to replication % or removed from it', replication_
+            USING ERRCODE = 'PY001', HINT = 'The batch has to be made again.';
+    END IF;
+    IF tables_now IS NULL THEN
         RAISE EXCEPTION 'the cursor of replication % is not at batch %', replication_, batch_ - 1
             USING HINT = 'Something else has moved it. Are two daemons at work, or was replica_cursor edited?';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint) IS 'slave';
+COMMENT ON FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint, bigint) IS 'slave';
 
 -- Says when a statement met another number of rows than the master changed. Answers the number it met.
 CREATE OR REPLACE FUNCTION pyreplica.expect(met bigint, expected bigint, conflict text, tab text) RETURNS bigint
@@ -147,6 +171,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pyreplica.expect(bigint, bigint, text, text) IS 'slave';
+
+-- Runs a DDL statement of the master's, with names meaning what they meant there.
+CREATE OR REPLACE FUNCTION pyreplica.run_ddl(statement text, search_path_ text, strings text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    path constant text := pg_catalog.current_setting('search_path');
+BEGIN
+    PERFORM pg_catalog.set_config('standard_conforming_strings', strings, true),
+        pg_catalog.set_config('search_path', search_path_, true);
+    EXECUTE statement;
+    PERFORM pg_catalog.set_config('standard_conforming_strings', 'on', true),
+        pg_catalog.set_config('search_path', path, true);
+END
+$$;
+COMMENT ON FUNCTION pyreplica.run_ddl(text, text, text) IS 'slave';
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pyreplica FROM PUBLIC;

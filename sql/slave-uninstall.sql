@@ -34,8 +34,8 @@ BEGIN
         END LOOP;
         DROP TABLE pyreplica.replica_cursor, pyreplica.replica_copy, pyreplica.replica_status;
         DROP AGGREGATE pyreplica.merge(jsonb);
-        DROP FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint),
-            pyreplica.expect(bigint, bigint, text, text);
+        DROP FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint, bigint),
+            pyreplica.expect(bigint, bigint, text, text), pyreplica.run_ddl(text, text, text);
         DELETE FROM pyreplica.replica_version WHERE side = 'slave';
     ELSE
         DROP SCHEMA pyreplica CASCADE;

@@ -6,6 +6,13 @@ SELECT version FROM pyreplica.replica_version WHERE side = 'slave'
 -- name: lock
 SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 
+-- Held by those who copy tables or remove them; the daemon goes on beside them.
+-- name: lock_tables
+SELECT pg_try_advisory_lock(hashtext('pyreplica.tables'), hashtext(%(replication)s))
+
+-- name: unlock_tables
+SELECT pg_advisory_unlock(hashtext('pyreplica.tables'), hashtext(%(replication)s))
+
 -- name: identity
 SELECT system_identifier::text, current_database()::text FROM pg_control_system()
 
@@ -51,7 +58,7 @@ INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, tabl
 VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s)
 ON CONFLICT (replication, master_relid) DO UPDATE
     SET schema_name = excluded.schema_name, table_name = excluded.table_name,
-        state = 'copying', rows_copied = NULL, copied_at = NULL
+        state = 'copying', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL
 
 -- name: copied_table
 UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now()
@@ -60,8 +67,38 @@ WHERE replication = %(replication)s AND master_relid = %(relid)s
 -- name: forget_tables
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND master_relid <> ALL (%(relids)s::oid[])
 
--- name: copied_tables
-SELECT master_relid::bigint, state = 'ready' FROM pyreplica.replica_copy WHERE replication = %(replication)s
+-- name: table_copies
+SELECT c.tables, k.master_relid::bigint, k.schema_name, k.table_name, k.state, k.snapshot::text, k.rows_copied,
+    k.problem
+FROM pyreplica.replica_cursor c LEFT JOIN pyreplica.replica_copy k USING (replication)
+WHERE c.replication = %(replication)s
+
+-- A table is copied as of a snapshot of its own; from there the daemon brings it to where the others are.
+-- name: joining_table
+UPDATE pyreplica.replica_copy
+SET state = 'joining', snapshot = %(snapshot)s, rows_copied = %(rows)s, copied_at = now()
+WHERE replication = %(replication)s AND master_relid = %(relid)s
+
+-- name: joined_tables
+UPDATE pyreplica.replica_copy SET state = 'ready', snapshot = NULL
+WHERE replication = %(replication)s AND master_relid = ANY (%(relids)s::oid[])
+
+-- name: give_up_tables
+UPDATE pyreplica.replica_copy SET state = 'copying', snapshot = NULL, problem = %(problem)s
+WHERE replication = %(replication)s AND master_relid = ANY (%(relids)s::oid[])
+
+-- name: remove_table
+INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, table_name, state)
+VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s, 'removed')
+ON CONFLICT (replication, master_relid) DO UPDATE
+    SET state = 'removed', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL
+
+-- name: forget_table
+DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND master_relid = %(relid)s
+
+-- Batches that were made before are made again. Last in its transaction: a batch locks this row last, too.
+-- name: tables_changed
+UPDATE pyreplica.replica_cursor SET tables = tables + 1 WHERE replication = %(replication)s
 
 -- name: remove
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s;
@@ -85,7 +122,13 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {net} (
 -- name: staged_tables
 SELECT tab, count(*) FILTER (WHERE op <> 'T'), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
     coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false)
-FROM {stage} GROUP BY tab ORDER BY min(id)
+FROM {stage} WHERE id > %(after)s AND id < %(before)s GROUP BY tab ORDER BY min(id)
+
+-- What was staged, all of it or only some operations.
+-- name: staged_changes
+SELECT id, tab, op::text, key, row::text FROM {stage}
+WHERE %(ops)s::text[] IS NULL OR op::text = ANY (%(ops)s)
+ORDER BY id
 
 -- One net change for each key. kind: I insert, U update, D delete; r replace, u, d: the same without expecting
 -- that the row is there or not. See pyreplica/slave/fold.py, which does the same for small batches.
@@ -107,7 +150,7 @@ SELECT tab, kind, key, merged FROM (
             pyreplica.merge(row ORDER BY id) FILTER (WHERE base IS NULL OR id >= base) AS merged
         FROM (
             SELECT *, max(id) FILTER (WHERE op IN ('I', 'D', 'i', 'd')) OVER (PARTITION BY key) AS base
-            FROM {stage} WHERE tab = %(tab)s AND id > %(after)s
+            FROM {stage} WHERE tab = %(tab)s AND id > %(after)s AND id < %(before)s
         ) s
         GROUP BY tab, key, base
     ) g
@@ -128,12 +171,12 @@ ON CONFLICT (replication) DO UPDATE SET
 -- name: status
 SELECT state, since, last_error, last_error_at FROM pyreplica.replica_status WHERE replication = %(replication)s
 
--- Whether a daemon (or a copy) holds the replication's lock.
+-- Whether somebody holds a lock of the replication: the daemon's, or that of who copies tables.
 -- name: locked
 SELECT EXISTS (
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint = hashtext('pyreplica')::bigint & 4294967295
+        AND classid::bigint = hashtext(%(lock)s)::bigint & 4294967295
         AND objid::bigint = hashtext(%(replication)s)::bigint & 4294967295
 )
 
@@ -147,13 +190,24 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
         WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0),
     (SELECT json_agg(json_build_array(
             a.attname, format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod),
-            -- a cast from text that is a function would not read the text as the type's input function does
-            CASE WHEN EXISTS (SELECT FROM pg_cast WHERE castsource = 'text'::regtype AND casttarget = a.atttypid
-                AND castmethod = 'f')
-            THEN (SELECT format('%%I.%%I(%%s)', pn.nspname, p.proname,
-                    'textout($)' || CASE WHEN p.pronargs > 1 THEN format(', %%s, -1',
-                        CASE WHEN t.typelem <> 0 THEN t.typelem ELSE t.oid END) ELSE '' END)
-                FROM pg_proc p JOIN pg_namespace pn ON pn.oid = p.pronamespace WHERE p.oid = t.typinput) END,
+            -- How text becomes a value, what comes before it and what after it: as the type's input function reads
+            -- it. A cast does so unless it is a function: then that of another string type, or the input function
+            -- itself, if it is not one for a whole kind of types. A domain is read as its base.
+            (SELECT json_build_array(r.before,
+                    r.after || CASE WHEN b.base <> a.atttypid THEN '::' || format_type(b.base, -1) ELSE '' END
+                        || '::' || format_type(a.atttypid, a.atttypmod))
+                FROM (
+                    SELECT 1 AS n, '' AS before, CASE string WHEN 'text' THEN '' ELSE '::' || string END AS after
+                    FROM unnest('{text,varchar,bpchar}'::text[]) string
+                    WHERE NOT EXISTS (SELECT FROM pg_cast WHERE castsource = to_regtype(string)
+                            AND casttarget = b.base AND castmethod = 'f')
+                        AND (string = 'text' OR p.prorettype <> b.base)
+                    UNION ALL
+                    SELECT 2, format('%%I.%%I(textout(', pn.nspname, p.proname),
+                        CASE WHEN p.pronargs > 1 THEN format('), %%s, -1)',
+                            CASE WHEN t.typelem <> 0 THEN t.typelem ELSE t.oid END) ELSE '))' END
+                ) r
+                ORDER BY r.n LIMIT 1),
             (SELECT format('OPERATOR(%%I.%%s)', opn.nspname, op.oprname)
                 FROM unnest(k.indkey::int2[], k.indclass::oid[]) i(attnum, opclass)
                 JOIN pg_opclass oc ON oc.oid = i.opclass
@@ -162,12 +216,24 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
                 JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace opn ON opn.oid = op.oprnamespace
                 WHERE i.attnum = a.attnum LIMIT 1),
             a.attgenerated <> '', a.attidentity = 'a',
-            a.attnotnull AND NOT a.atthasdef AND a.attidentity = '') ORDER BY a.attnum)
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.atttypid::bigint) ORDER BY a.attnum)
+        FROM pg_attribute a
+        JOIN LATERAL (
+            WITH RECURSIVE under(typ) AS (
+                SELECT a.atttypid
+                UNION ALL
+                SELECT d.typbasetype FROM under u JOIN pg_type d ON d.oid = u.typ WHERE d.typtype = 'd'
+            )
+            SELECT u.typ AS base FROM under u JOIN pg_type d ON d.oid = u.typ WHERE d.typtype <> 'd'
+        ) b ON true
+        JOIN pg_type t ON t.oid = b.base
+        JOIN pg_proc p ON p.oid = t.typinput JOIN pg_namespace pn ON pn.oid = p.pronamespace
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
     has_schema_privilege(n.oid, 'USAGE')
         AND (SELECT bool_and(has_table_privilege(c.oid, p))
-            FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p)
+            FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p),
+    EXISTS (SELECT FROM pg_class u WHERE u.relpersistence = 'u'
+        AND (u.oid = c.oid OR u.oid IN (SELECT relid FROM pg_partition_tree(c.oid))))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     -- a unique index on just the key columns, the primary key first
@@ -181,6 +247,34 @@ LEFT JOIN LATERAL (
     ORDER BY i.indisprimary DESC LIMIT 1
 ) k ON true
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
+
+-- The sequences that are to stand where the master's do: of the same name; where there is none, those of the
+-- columns that the master's one belongs to or serves. None is given away twice.
+-- name: find_sequences
+WITH wanted AS (
+    SELECT * FROM jsonb_to_recordset(%(wanted)s::jsonb) w(relid bigint, schema text, name text, columns jsonb)
+), found AS (
+    SELECT w.relid, true AS by_name, s.oid
+    FROM wanted w JOIN pg_namespace n ON n.nspname = w.schema
+    JOIN pg_class s ON s.relnamespace = n.oid AND s.relname = w.name AND s.relkind = 'S'
+    UNION ALL
+    SELECT w.relid, false, s.oid
+    FROM wanted w, LATERAL jsonb_to_recordset(w.columns) u(schema text, "table" text, "column" text)
+    JOIN pg_namespace n ON n.nspname = u.schema
+    JOIN pg_class t ON t.relnamespace = n.oid AND t.relname = u."table"
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = u."column"
+    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = a.attnum
+        AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+    JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+)
+SELECT DISTINCT ON (c.oid) f.relid, n.nspname::text, c.relname::text, format('%%I.%%I', n.nspname, c.relname),
+    s.seqmin, s.seqmax, s.seqincrement,
+    has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'),
+    has_sequence_privilege(c.oid, 'UPDATE') AND has_schema_privilege(n.oid, 'USAGE')
+FROM found f JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence s ON s.seqrelid = c.oid
+WHERE f.by_name OR NOT EXISTS (SELECT FROM found b WHERE b.by_name AND b.relid = f.relid)
+ORDER BY c.oid, f.by_name DESC, f.relid
 
 -- name: has_rows
 SELECT EXISTS (SELECT FROM {table})

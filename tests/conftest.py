@@ -25,7 +25,7 @@ _SETTINGS = {
     "synchronous_commit": "on",
 }
 # Only a slave needs prepared transactions, so the master keeps the default, which is none.
-_SLAVE_SETTINGS = {**_SETTINGS, "max_prepared_transactions": "20"}
+PREPARING_SETTINGS = {**_SETTINGS, "max_prepared_transactions": "20"}
 
 _numbers = itertools.count(1)
 
@@ -68,7 +68,7 @@ def master_cluster(servers_directory: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def slave_cluster(servers_directory: Path) -> Iterator[Cluster]:
     """The server of the slaves, one for all tests."""
-    with Cluster.create(servers_directory, "slave", _SLAVE_SETTINGS) as cluster:
+    with Cluster.create(servers_directory, "slave", PREPARING_SETTINGS) as cluster:
         yield cluster
 
 

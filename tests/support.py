@@ -131,10 +131,11 @@ def stalling_daemon(
 
 
 def stalling_copy(
-    path: Path, point: str, *, schema: bool = False
+    path: Path, point: str, *, schema: bool = False, add: str | None = None
 ) -> AbstractContextManager[Daemon]:
     """The program stalling_copy.py for the time of the block; it is killed at the end."""
-    return _stalling("stalling_copy", path, point, *(["--schema"] if schema else []))
+    options = ["--schema"] if schema else ["--add", add] if add else []
+    return _stalling("stalling_copy", path, point, *options)
 
 
 @contextmanager

@@ -1,19 +1,22 @@
-"""``pyreplica compare``: row by row, naming the keys that differ."""
+"""``pyreplica compare``: every row of both sides by checksums, naming the keys that differ."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+from contextlib import closing
 from dataclasses import asdict
-
-from rich.text import Text
 
 from pyreplica.cli.common import Commands, chosen, duration
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.output import console, counted, error_console, print_json, table
+from pyreplica.cli.copy import Bars
+from pyreplica.cli.output import console, counted, print_json, table
+from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Differs
-from pyreplica.replication.compare import TableResult, compare
+from pyreplica.master import Master
+from pyreplica.replication.compare import Difference, TableResult, compare
+from pyreplica.replication.sequences import SequenceDifference, sequences_differ
+from pyreplica.slave import Slave
 
 SHOWN = 10
 """So many differing keys of a table are shown; --json has them all (up to 1,000)."""
@@ -25,9 +28,10 @@ def register(commands: Commands) -> None:
         commands,
         "compare",
         run,
-        "compare master and slave row by row; exit code 3 when they differ",
+        "compare every row and sequence of master and slave; exit code 3 when they differ",
         "pyreplica --config shop.yaml compare shop",
     )
+    add_table_option(made)
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument(
         "--timeout",
@@ -38,31 +42,43 @@ def register(commands: Commands) -> None:
     )
 
 
+def add_table_option(made: argparse.ArgumentParser) -> None:
+    """Let tables be chosen."""
+    made.add_argument(
+        "--table",
+        dest="tables",
+        action="append",
+        default=[],
+        metavar="SCHEMA.TABLE",
+        help="only this table; may be given several times (default: all)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run it."""
     results: dict[str, list[TableResult]] = {}
-    status = error_console().status("comparing")
-    if sys.stderr.isatty():
-        status.start()
-    try:
-        for config in chosen(arguments):
+    sequences: dict[str, list[SequenceDifference]] = {}
+    for config in chosen(arguments):
+        with Bars(config.name) as bars:
             results[config.name] = compare(
-                config,
-                timeout=arguments.timeout,
-                # no str: a name's brackets would be taken for markup
-                progress=lambda name, rows: status.update(Text(f"{name}: {rows:,} rows")),
+                config, timeout=arguments.timeout, tables=arguments.tables, progress=bars
             )
-    finally:
-        status.stop()
+        sequences[config.name] = [] if arguments.tables else _sequences(config, arguments.timeout)
     if arguments.json:
         print_json(
             {
-                name: [{**asdict(result), "equal": result.equal} for result in tables]
+                name: {
+                    "tables": [{**asdict(result), "equal": result.equal} for result in tables],
+                    "sequences": [asdict(difference) for difference in sequences[name]],
+                }
                 for name, tables in results.items()
             }
         )
     else:
         _show(results)
+        for name, differences in sequences.items():
+            for difference in differences:
+                console().print(f"{name}: {difference}")
     unequal = [(name, r) for name, tables in results.items() for r in tables if not r.equal]
     if unequal:
         name, result = unequal[0]
@@ -71,10 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
             if len(unequal) == 1
             else f"{counted(len(unequal), 'table')} differ, {result.table} among them",
             where=name,
-            hint="Stop writing to the slave's tables, and copy anew: "
-            f"`pyreplica copy {name} --truncate`.",
+            hint=result.hint or f"See what makes them equal: `pyreplica repair {name}`.",
         )
+    for name, differences in sequences.items():
+        if differences:
+            raise Differs(
+                str(differences[0]),
+                where=name,
+                hint=f"`pyreplica check {name}` says what is in the way of sequences.",
+            )
     return 0
+
+
+def _sequences(config: ReplicationConfig, timeout: float) -> list[SequenceDifference]:
+    with closing(Master(config)) as master, closing(Slave(config)) as slave:
+        return sequences_differ(config, master, slave, timeout)
 
 
 def _show(results: dict[str, list[TableResult]]) -> None:
@@ -98,10 +125,17 @@ def _show(results: dict[str, list[TableResult]]) -> None:
     for name, tables in results.items():
         for result in tables:
             for difference in result.differences[:SHOWN]:
-                key = json.dumps(difference.key, ensure_ascii=False)
-                out.print(f"{name}: {result.table} {key} {_WORDS[difference.kind]}")
+                what = _WORDS[difference.kind]
+                if difference.master:
+                    what += f" in {', '.join(difference.master)}"
+                out.print(f"{name}: {result.table} {key_of(difference)} {what}")
             if result.differing > SHOWN:
                 out.print(f"{name}: {result.table} and {result.differing - SHOWN:,} more")
+
+
+def key_of(difference: Difference) -> str:
+    """A key as people read it."""
+    return json.dumps(difference.key, ensure_ascii=False)
 
 
 _WORDS = {

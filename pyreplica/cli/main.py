@@ -17,14 +17,42 @@ from types import FrameType
 from typing import NoReturn
 
 from pyreplica import __version__
-from pyreplica.cli import check, compare, copy, demo, install, run, status, uninstall, wait
+from pyreplica.cli import (
+    add_table,
+    check,
+    compare,
+    copy,
+    demo,
+    execute,
+    install,
+    remove_table,
+    repair,
+    run,
+    status,
+    uninstall,
+    wait,
+)
 from pyreplica.cli.output import error_console
 from pyreplica.errors import DatabaseError, PyReplicaError
 
 RAISED = "P0001"
 """The SQLSTATE of RAISE EXCEPTION: what the scripts of sql/ refuse with, hint and all."""
 
-COMMANDS = (check, install, copy, run, status, wait, compare, uninstall, demo)
+COMMANDS = (
+    check,
+    install,
+    copy,
+    run,
+    status,
+    wait,
+    compare,
+    repair,
+    execute,
+    add_table,
+    remove_table,
+    uninstall,
+    demo,
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -265,7 +265,7 @@ class Steps:
                 one["rows"],
                 "" if one["equal"] else one["problem"] or f"rows that differ: {one['differing']:,}",
             )
-            for one in self._json("compare", codes=(0, 3))[NAME]
+            for one in self._json("compare", codes=(0, 3))[NAME]["tables"]
         ]
 
     def _stop_daemon(self, daemon: Program) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.errors import NotInstalled, PyReplicaError
 from pyreplica.master import Master
-from pyreplica.model import CapturedTable, Identity
+from pyreplica.model import Identity
+from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
 from pyreplica.slave import Slave
 from pyreplica.slave.statements import misfit
 
@@ -51,6 +52,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
         if master is not None and slave is not None:
             yield from _both(master, slave)
             yield from _tables(config, master, slave)
+            yield from _sequences(config, master, slave)
     finally:
         for side in (master, slave):
             if side is not None:
@@ -100,6 +102,40 @@ def _master(master: Master) -> Iterator[Finding]:
         yield Finding("problem", "master", error.what, error.hint)
         return
     yield Finding("ok", "master", "PyReplica's master side is installed")
+    yield from _doorbell(master, server.prepared_transactions)
+
+
+def _doorbell(master: Master, prepared_transactions: int) -> Iterator[Finding]:
+    """How the daemon hears of changes, where it is not the usual way."""
+    rings = master.rings()
+    database = master.identity().database
+    if rings and prepared_transactions > 0:
+        yield Finding(
+            "note",
+            "master",
+            "writers wake the daemon with NOTIFY, though max_prepared_transactions is "
+            f"{prepared_transactions}: a transaction that has done so cannot be prepared",
+            "For roles that use PREPARE TRANSACTION: ALTER ROLE ... SET pyreplica.notify = off.",
+        )
+    elif not rings and prepared_transactions > 0:
+        yield Finding(
+            "note",
+            "master",
+            f"max_prepared_transactions is {prepared_transactions}: so that applications can use "
+            "PREPARE TRANSACTION, writers do not wake the daemon; it looks at the log ten times a "
+            "second",
+            f"If none does: ALTER DATABASE {database} SET pyreplica.notify = on, for all sessions "
+            "that begin after it; restart the daemon.",
+        )
+    elif not rings:
+        yield Finding(
+            "note",
+            "master",
+            "pyreplica.notify is off: writers do not wake the daemon; it looks at the log ten "
+            "times a second",
+            f"Unless this is meant: ALTER DATABASE {database} RESET pyreplica.notify, or ALTER "
+            "ROLE if it is set there; restart the daemon.",
+        )
 
 
 def _slave(slave: Slave, config: ReplicationConfig) -> Iterator[Finding]:
@@ -149,7 +185,7 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
     """Which tables can be replicated, and whether the slave's fit."""
     installed = _installed(master)
     captured = {t.relid: t for t in (master.tables() if installed else ())}
-    copied = slave.copied_tables() if _installed(slave) else {}
+    copies = slave.table_copies() if _installed(slave) else {}
     chosen = [t for t in master.all_tables() if config.includes(t.schema, t.name)]
     if not chosen:
         yield Finding(
@@ -163,25 +199,21 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
         if table.reason is not None:
             yield Finding("note", name, f"will not be replicated: {table.reason}")
             continue
+        state = copies[table.relid].state if table.relid in copies else None
+        if state == "removed":
+            yield Finding("note", name, "was removed from the replication and is passed over")
+            continue
         as_captured = captured.get(table.relid)
         if as_captured is None:
             yield Finding(
                 "note",
                 name,
                 "can be replicated; it is not captured yet",
-                "Run `pyreplica install`.",
+                f"Run `pyreplica add-table {config.name} {name}`."
+                if copies
+                else "Run `pyreplica install`.",
             )
-            as_captured = CapturedTable(
-                0,
-                table.relid,
-                table.schema,
-                table.name,
-                table.key,
-                table.columns,
-                False,
-                True,
-                table.types,
-            )
+            as_captured = table.as_captured()
         if not table.readable:
             yield Finding(
                 "problem",
@@ -199,7 +231,7 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
             )
         problem = misfit(as_captured, here)
         if problem is not None:
-            missing = here is None and not copied
+            missing = here is None and not copies
             yield Finding(
                 "note" if missing else "problem",
                 name,
@@ -210,13 +242,84 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
             )
         elif installed and table.relid in captured:
             yield Finding("ok", name, "is captured, and the slave's table fits")
-        if copied and not copied.get(table.relid):
+        if not copies or state == "ready" or table.relid not in captured:
+            continue
+        if state == "joining" or (state == "copying" and slave.tables_locked()):
+            yield Finding("note", name, "is being added to the replication")
+        else:
+            problem_before = copies[table.relid].problem if state else None
             yield Finding(
                 "problem",
                 name,
-                "was never copied to the slave; its changes are passed over",
-                f"Copy anew: `pyreplica copy {config.name} --truncate`.",
+                "was never copied to the slave; its changes are passed over"
+                if state is None
+                else problem_before or "was not copied to the end; its changes are passed over",
+                f"Run `pyreplica add-table {config.name} {name}`.",
             )
+
+
+def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
+    """Which sequences can be replicated."""
+    if not _installed(master):
+        return
+    copied = _installed(slave) and bool(slave.table_copies())
+    following = 0
+    for pair in pairs(config, slave, master.sequences()):
+        found = list(_sequence(config, pair, copied))
+        following += not any(finding.level == "problem" for finding in found) and bool(pair.slaves)
+        yield from found
+    if following:
+        yield Finding("ok", "slave", f"has {following} sequences that follow the master's")
+
+
+def _sequence(config: ReplicationConfig, pair: Pair, copied: bool) -> Iterator[Finding]:
+    name = str(pair.master)
+    if not pair.master.readable:
+        yield Finding(
+            "problem",
+            name,
+            "the sequence cannot be read on the master",
+            f"GRANT SELECT ON SEQUENCE {name} TO the master's role, and USAGE on its schema.",
+        )
+    if not pair.slaves:
+        serves = [f"{c.schema}.{c.table}.{c.column}" for c in pair.master.columns]
+        used = f" (of {', '.join(serves)})" if serves else ""
+        yield Finding(
+            "problem" if serves and copied else "note",
+            name,
+            f"the slave does not have the sequence{used}",
+            f"Create it: CREATE SEQUENCE {name} AS {pair.master.type}."
+            if copied
+            else f"Create it, or let `pyreplica copy {config.name} --schema` make it.",
+        )
+    for here in pair.slaves:
+        if not here.settable or not here.readable:
+            yield Finding(
+                "problem",
+                name,
+                "the sequence cannot be set on the slave",
+                f"GRANT SELECT, UPDATE ON SEQUENCE {here} TO the slave's role, and USAGE on its "
+                "schema.",
+            )
+        if here.increment != pair.master.increment:
+            yield Finding(
+                "note",
+                name,
+                f"the sequence goes by {pair.master.increment} on the master and by "
+                f"{here.increment} on the slave",
+                f"ALTER SEQUENCE {here.quoted} INCREMENT {pair.master.increment} on the slave, "
+                "unless this is meant.",
+            )
+    narrow = out_of_bounds(pair)
+    if narrow is not None:
+        here, cure = narrow
+        yield Finding(
+            "problem",
+            name,
+            f"the sequence goes from {pair.master.minimum} to {pair.master.maximum}, and on the "
+            f"slave only from {here.minimum} to {here.maximum}",
+            cure,
+        )
 
 
 def _installed(side: Master | Slave) -> bool:

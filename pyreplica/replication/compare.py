@@ -1,54 +1,98 @@
-"""Compares master and slave row by row, also while both are being written.
+"""Compares master and slave, also while both are being written.
 
-The slave equals the master as of its cursor, so its snapshot is taken first and the master's after
-it: what differs then must be explained by a change in the log between the two. Keys with such a
-change prove nothing; they are looked at again once the slave has moved on. What is not explained is
-looked at once more all the same, because the log may have been truncated in between.
+The slave equals the master as of its cursor. So its snapshot is taken first and the master's after
+it, and what the slave lacks is in the log: the changes between the two. Where a row differs, they
+are replayed on the slave's row; only if the result is not the master's row is the difference real.
+So even a row that changes all the time is compared exactly, and nothing has to be looked at twice
+unless its table was altered meanwhile.
+
+The log must be complete for that. It is kept from being truncated before the slave's snapshot is
+taken, and that is taken only once the slave has all that was confirmed before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from threading import Lock
+from typing import Protocol, TypeVar
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.database import Connection, sql
-from pyreplica.errors import Refused, TimedOut
+from pyreplica.errors import ConfigError, Refused, TimedOut
 from pyreplica.master import Master
-from pyreplica.model import CapturedTable, SlaveTable
+from pyreplica.model import CapturedTable, Change, Cursor, SlaveTable, Snapshot
+from pyreplica.replication.checksums import (
+    ROWS_AT_ONCE,
+    Found,
+    Key,
+    TableReader,
+    Values,
+    buckets_for,
+    hashing,
+)
 from pyreplica.replication.session import known
 from pyreplica.replication.wait import cursor_of, wait
 from pyreplica.slave import Slave
 from pyreplica.slave.statements import misfit
 
 REPEATABLE = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# the sums of all buckets fit in; a plan that is compiled does not pay for a piece of a table
+_SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off"
+
 KEPT = 1000
 """So many differing keys of a table are named; further ones are only counted."""
-PROGRESS_EVERY = 10_000
+KEYS_AT_ONCE = 1000
+"""So many differing keys are looked up in the log at a time."""
+LONGEST_VALUE = 10_000
+"""Characters; longer values are cut where they are named."""
+PASSES = 100
+LOOK = 0.005
 
 _WHOLE_NUMBERS = frozenset({"smallint", "integer", "bigint"})
 
-Key = tuple[str, ...]
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class Difference:
-    """A key whose rows differ: ``missing`` on the slave, ``extra`` there, or ``differs``."""
+    """A key whose rows differ: ``missing`` on the slave, ``extra`` there, or ``differs``.
+
+    Args:
+        key: the values of the key's columns.
+        master: of rows that differ the values of the columns in which they do, on the master.
+        slave: the same on the slave.
+    """
 
     kind: str
     key: dict[str, str]
+    master: Values | None = None
+    slave: Values | None = None
 
 
 @dataclass(slots=True)
 class TableResult:
-    """How one table compared."""
+    """How one table compared.
+
+    Args:
+        rows: the number of keys that one side or both have.
+        differing: how many of them differ.
+        differences: the first of these, at most ``KEPT``.
+        problem: why the table could not be compared.
+        hint: what can be done about that.
+    """
 
     table: str
     rows: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
     problem: str | None = None
+    hint: str | None = None
 
     @property
     def equal(self) -> bool:
@@ -56,158 +100,433 @@ class TableResult:
         return self.differing == 0 and self.problem is None
 
 
+class Progress(Protocol):
+    """Is told how a comparison goes; called from several threads."""
+
+    def begin(self, tables: Sequence[tuple[str, int]]) -> None:
+        """The tables to be compared, with their estimated numbers of rows."""
+
+    def rows(self, table: str, rows: int) -> None:
+        """So many rows more have been read on both sides."""
+
+    def done(self, table: str, rows: int) -> None:
+        """A table has been compared."""
+
+
+class Unwatched:
+    """A comparison that nobody watches."""
+
+    def begin(self, tables: Sequence[tuple[str, int]]) -> None:
+        """Nothing."""
+
+    def rows(self, table: str, rows: int) -> None:
+        """Nothing."""
+
+    def done(self, table: str, rows: int) -> None:
+        """Nothing."""
+
+
+Found_ = Callable[[Difference], object]
+Watcher = Callable[[CapturedTable, SlaveTable], Found_]
+"""Is told that the comparison of a table begins, perhaps anew; gives what each of its differences
+is handed to, however many there are."""
+
+
 def compare(
     config: ReplicationConfig,
     *,
     timeout: float = 60.0,
-    progress: Callable[[str, int], object] = lambda table, rows: None,
+    tables: Sequence[str] = (),
+    progress: Progress | None = None,
+    watcher: Watcher = lambda table, here: lambda difference: None,
 ) -> list[TableResult]:
-    """Compare every table of a replication.
+    """Compare tables of a replication.
 
     Args:
-        timeout: seconds to wait for the slave to catch up with what is being written meanwhile.
-        progress: called with a table's name and the rows compared so far.
+        timeout: seconds to wait for the slave to catch up before it begins.
+        tables: which, as schema.table; all when empty.
+        progress: is told how it goes.
+        watcher: is told all differences.
 
     Raises:
-        TimedOut: rows kept changing, or no daemon brings the slave up to them.
+        ConfigError: there is no table of that name in the replication.
+        TimedOut: no daemon brings the slave up to what was committed on the master.
     """
+    progress = progress or Unwatched()
     with ExitStack() as stack:
         master = stack.enter_context(closing(Master(config)))
         slave = stack.enter_context(closing(Slave(config)))
+        log = stack.enter_context(closing(Master(config)))
         master.check_installed()
         slave.check_installed()
         known(master, slave)
         wait(config, timeout)
-        copied = slave.copied_tables()
-        results: list[TableResult] = []
-        waiting: list[tuple[CapturedTable, SlaveTable]] = []
-        for table in master.tables():
-            if not config.includes(table.schema, table.name):
-                continue
-            here = slave.describe(table)
-            problem = misfit(table, here)
-            if not copied.get(table.relid):
-                results.append(TableResult(str(table), problem="it was never copied"))
-            elif problem is not None or here is None:
-                results.append(TableResult(str(table), problem=problem[0] if problem else ""))
-            else:
-                waiting.append((table, here))
-        if not waiting and not results:
-            raise Refused(
-                "there is no table to compare",
-                where=config.name,
-                hint="Look at `tables:` in the configuration and at `pyreplica check`.",
-            )
-        suspects: dict[CapturedTable, set[frozenset[tuple[str, str]]]] = {}
-        for _ in range(100):
+        results, waiting = _chosen(config, master, slave, tables)
+        sizes = {table: _estimate(master, table) for table, _ in waiting}
+        progress.begin([(str(table), sizes[table]) for table, _ in waiting])
+        pool = stack.enter_context(ThreadPoolExecutor(2, "compare"))
+        hash_ = hashing(
+            master.connection,
+            slave.connection,
+            same_encoding=master.server().encoding == slave.server().encoding,
+        )
+        for _ in range(PASSES):
             again = []
-            for table, here in waiting:
-                result, undecided = _compare(master, slave, table, here, progress)
-                found = {frozenset(d.key.items()) for d in result.differences}
-                # what explains a difference may have left the log meanwhile: it has to show twice
-                if undecided or (found and not found & suspects.get(table, set())):
-                    again.append((table, here))
-                else:
-                    results.append(result)
-                suspects[table] = set() if undecided else found
+            with _snapshots(master, slave, log, timeout) as (behind, until):
+                for table, here in waiting:
+                    comparison = _Comparison(
+                        _Sides(pool, master, slave, table, here, hash_, sizes[table]),
+                        _Way(log, behind, until, table),
+                        watcher(table, here),
+                    )
+                    if comparison.run(progress):
+                        results.append(comparison.result)
+                        progress.done(str(table), comparison.result.rows)
+                    else:
+                        again.append((table, here))
             if not again:
                 return sorted(results, key=lambda r: r.table)
-            waiting = again
             wait(config, timeout)
+            fits, waiting = _chosen(config, master, slave, [str(table) for table, _ in again])
+            results += fits
         raise TimedOut(
-            f"the rows of {waiting[0][0]} change faster than they can be compared",
+            f"table {waiting[0][0]} is altered or truncated again and again while it is compared",
             where=config.name,
-            hint="Compare again when the master is less busy.",
+            hint="Compare again when nobody does that.",
         )
 
 
-def _compare(
-    master: Master,
-    slave: Slave,
-    table: CapturedTable,
-    here: SlaveTable,
-    progress: Callable[[str, int], object],
-) -> tuple[TableResult, bool]:
-    """Compare one table; the second value says that keys on their way make another look needed."""
-    result = TableResult(str(table))
-    found: list[Difference] = []
-    with slave.connection.transaction(REPEATABLE):
-        behind = cursor_of(slave).position.snapshot
-        with master.connection.transaction(REPEATABLE):
-            numbers = _numbers(table, here)
-            left = _rows(master.connection, table, numbers, table.partitioned)
-            right = _rows(slave.connection, table, numbers, here.partitioned)
-            for kind, key in _differences(left, right, numbers, result, progress):
-                result.differing += 1
-                if len(found) < KEPT:
-                    found.append(Difference(kind, dict(zip(table.key, key, strict=True))))
-            if not found:
-                return result, False
-            truncated, moving = master.changed_keys(behind, table)
-    undecided = truncated or any(frozenset(d.key.items()) in moving for d in found)
-    result.differences = found
-    return result, undecided
+def _chosen(
+    config: ReplicationConfig, master: Master, slave: Slave, names: Sequence[str]
+) -> tuple[list[TableResult], list[tuple[CapturedTable, SlaveTable]]]:
+    """The results of tables that cannot be compared, and the tables that can."""
+    states = {relid: copy.state for relid, copy in slave.table_copies().items()}
+    tables = [
+        t
+        for t in master.tables()
+        if config.includes(t.schema, t.name) and states.get(t.relid) != "removed"
+    ]
+    unknown = sorted(set(names) - {str(table) for table in tables})
+    if unknown:
+        raise ConfigError(
+            f"there is no table {unknown[0]} in this replication",
+            where=config.name,
+            hint=f"It has {', '.join(map(str, tables)) or 'none'}.",
+        )
+    results: list[TableResult] = []
+    comparable: list[tuple[CapturedTable, SlaveTable]] = []
+    for table in tables:
+        if names and str(table) not in names:
+            continue
+        here = slave.describe(table)
+        problem = misfit(table, here)
+        state = states.get(table.relid)
+        if state != "ready":
+            results.append(_not_copied(config, table, state))
+        elif problem is not None or here is None:
+            what, hint = problem or ("", "")
+            results.append(TableResult(str(table), problem=what, hint=hint))
+        else:
+            comparable.append((table, here))
+    if not comparable and not results:
+        raise Refused(
+            "there is no table to compare",
+            where=config.name,
+            hint="Look at `tables:` in the configuration and at `pyreplica check`.",
+        )
+    return results, comparable
 
 
-def _differences(
-    left: Iterator[tuple[Key, str]],
-    right: Iterator[tuple[Key, str]],
-    numbers: Sequence[bool],
-    result: TableResult,
-    progress: Callable[[str, int], object],
-) -> Iterator[tuple[str, Key]]:
-    """Merge two streams that are ordered by key."""
+def _not_copied(config: ReplicationConfig, table: CapturedTable, state: str | None) -> TableResult:
+    hint = f"Copy it: `pyreplica add-table {config.name} {table}`."
+    if state == "joining":
+        hint = f"Wait until it is in step; see `pyreplica status {config.name}`."
+    problem = "it was never copied" if state is None else "it is still being added"
+    return TableResult(str(table), problem=problem, hint=hint)
 
-    def order(key: Key) -> tuple[int | str, ...]:
-        return tuple(
-            int(part) if number else part for part, number in zip(key, numbers, strict=True)
+
+def _estimate(master: Master, table: CapturedTable) -> int:
+    """About how many rows there are."""
+    size = master.table_size(table)
+    return size.rows or size.bytes // 200
+
+
+@contextmanager
+def _snapshots(
+    master: Master, slave: Slave, log: Master, timeout: float
+) -> Iterator[tuple[Snapshot, Snapshot]]:
+    """Transactions on both sides; gives what the slave equals, and what the master's one sees."""
+    with log.connection.transaction():
+        log.keep_log()
+        confirmed = log.confirmed()
+        assert confirmed is not None
+        with (
+            _reading(slave, confirmed.cursor, timeout) as cursor,
+            master.connection.transaction(REPEATABLE),
+        ):
+            master.connection.execute(_SETTINGS)
+            yield cursor.position.snapshot, master.position().snapshot
+
+
+@contextmanager
+def _reading(slave: Slave, confirmed: Cursor, timeout: float) -> Iterator[Cursor]:
+    """A transaction that sees a batch, or a later one: it may be confirmed and not committed."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with slave.connection.transaction(REPEATABLE):
+            slave.connection.execute(_SETTINGS)
+            cursor = cursor_of(slave)
+            if cursor.batch >= confirmed.batch:
+                yield cursor
+                return
+        if time.monotonic() >= deadline:
+            raise TimedOut(
+                f"the slave has not committed batch {confirmed.batch} after {timeout:g} s",
+                where=slave.replication,
+                hint=f"Look at `pyreplica status {slave.replication}`.",
+            )
+        time.sleep(LOOK)
+
+
+class _Sides:
+    """One table on both sides, each asked in a thread of its own."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        master: Master,
+        slave: Slave,
+        table: CapturedTable,
+        here: SlaveTable,
+        hash_: str,
+        size: int,
+    ) -> None:
+        buckets = buckets_for(size)
+        self.table = table
+        self.key_order = [here.columns[name].type in _WHOLE_NUMBERS for name in table.key]
+        self._pool = pool
+        self._readers = (
+            TableReader(
+                master.connection,
+                table,
+                partitioned=table.partitioned,
+                hash_=hash_,
+                buckets=buckets,
+            ),
+            TableReader(
+                slave.connection, table, partitioned=here.partitioned, hash_=hash_, buckets=buckets
+            ),
         )
 
+    def both(self, ask: Callable[[TableReader], _T]) -> tuple[_T, _T]:
+        """What master and slave answer to the same question, asked at the same time."""
+        futures = [self._pool.submit(ask, reader) for reader in self._readers]
+        try:
+            done, _ = wait_for(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            left, right = futures
+            return left.result(), right.result()
+        except BaseException:
+            # again and again: it may be just between two statements
+            while wait_for(futures, timeout=LOOK).not_done:
+                for reader in self._readers:
+                    reader.connection.cancel()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let go of the table at the end, so that nobody waits for the other tables to be read."""
+        for reader in self._readers:
+            reader.connection.execute("SAVEPOINT pyreplica_table")
+        yield
+        for reader in self._readers:
+            reader.connection.execute(
+                "ROLLBACK TO SAVEPOINT pyreplica_table; RELEASE SAVEPOINT pyreplica_table"
+            )
+
+    def readers(self) -> tuple[TableReader, TableReader]:
+        """The master's and the slave's."""
+        return self._readers
+
+    def read(self) -> int:
+        """How many rows both sides have read."""
+        return min(reader.read for reader in self._readers)
+
+
+class _Way:
+    """What is on its way to the slave: the log of one table between the two snapshots."""
+
+    def __init__(
+        self, log: Master, behind: Snapshot, until: Snapshot, table: CapturedTable
+    ) -> None:
+        self._log = log
+        self._behind = behind
+        self._until = until
+        self._table = table
+        self._anything: bool | None = None
+
+    def changes(self, keys: Iterable[Key]) -> list[Change]:
+        """What was logged of these keys, or of the table as a whole."""
+        if self._anything is None:
+            self._anything = self._log.misses(self._behind, self._until)
+        if not self._anything:
+            return []
+        wanted = [json.dumps(dict(zip(self._table.key, key, strict=True))) for key in keys]
+        return self._log.changes_of(self._behind, self._until, self._table, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The rows of a key on master and slave, which are not the same."""
+
+    key: Key
+    left: Found | None
+    right: Found | None
+
+
+class _Comparison:
+    """Compares one table in a pair of snapshots."""
+
+    def __init__(self, sides: _Sides, way: _Way, found: Found_) -> None:
+        self._sides = sides
+        self._way = way
+        self._found = found
+        self._table = sides.table
+        self.result = TableResult(str(sides.table))
+
+    def run(self, progress: Progress) -> bool:
+        """Compare; the answer is False when the table was altered meanwhile."""
+        told = 0
+        lock = Lock()
+
+        def read() -> None:
+            nonlocal told
+            with lock:
+                both = self._sides.read()
+                progress.rows(str(self._table), both - told)
+                told = both
+
+        with self._sides.reading():
+            left, right = self._sides.both(lambda reader: reader.sums(read))
+            self.result.rows = sum(one.rows for one in left.values())
+            differing = [b for b in {**left, **right} if left.get(b) != right.get(b)]
+            if differing and (
+                any(self._sides.both(TableReader.rewritten)) or not self._descend(differing)
+            ):
+                return False
+        self._sort()
+        return True
+
+    def _descend(self, buckets: Sequence[int]) -> bool:
+        """Find the keys that differ in these buckets."""
+        left, right = self._sides.both(lambda reader: _begun(reader.rows(buckets)))
+        pairs = _unequal(left, right)
+        while some := list(islice(pairs, KEYS_AT_ONCE)):
+            self.result.rows += sum(pair.left is None for pair in some)
+            changes = self._way.changes(pair.key for pair in some)
+            if any(c.table != self._table.id or (not c.key and c.op != "T") for c in changes):
+                return False
+            emptied = max((c.id for c in changes if c.op == "T"), default=0)
+            moved: dict[Key, list[Change]] = {}
+            for change in changes:
+                if change.id > emptied:
+                    texts = json.loads(change.key)
+                    key = tuple(texts[name] for name in self._table.key)
+                    moved.setdefault(key, []).append(change)
+            for first in range(0, len(some), ROWS_AT_ONCE):
+                self._judge(some[first : first + ROWS_AT_ONCE], moved, emptied > 0)
+        return True
+
+    def _judge(self, pairs: Sequence[_Pair], moved: dict[Key, list[Change]], emptied: bool) -> None:
+        """Tell the real differences from those that are only on their way."""
+        lefts, rights = self._values(
+            [pair for pair in pairs if emptied or pair.key in moved or self.result.differing < KEPT]
+        )
+        for pair in pairs:
+            there = lefts.get(pair.left.place) if pair.left else None
+            here = rights.get(pair.right.place) if pair.right else None
+            on_slave, on_master = pair.right is not None, pair.left is not None
+            if emptied or pair.key in moved:
+                here = _replayed(None if emptied else here, moved.get(pair.key, ()))
+                on_slave = here is not None
+                if here == there:
+                    continue
+            kind = "missing" if not on_slave else "differs" if on_master else "extra"
+            difference = Difference(kind, dict(zip(self._table.key, pair.key, strict=True)))
+            self._found(difference)
+            self.result.differing += 1
+            if self.result.differing <= KEPT:
+                if there is not None and here is not None:
+                    difference.master = _changed(there, here)
+                    difference.slave = _changed(here, there)
+                self.result.differences.append(difference)
+
+    def _values(
+        self, pairs: Sequence[_Pair]
+    ) -> tuple[dict[tuple[int, str], Values], dict[tuple[int, str], Values]]:
+        """The rows of these keys on either side, by where they are."""
+        if not pairs:
+            return {}, {}
+        left, right = self._sides.readers()
+        return (
+            dict(left.values([pair.left.place for pair in pairs if pair.left])),
+            dict(right.values([pair.right.place for pair in pairs if pair.right])),
+        )
+
+    def _sort(self) -> None:
+        """Name the differences in the order of their keys."""
+        numbers = self._sides.key_order
+
+        def order(difference: Difference) -> tuple[int | str, ...]:
+            parts = zip(difference.key.values(), numbers, strict=True)
+            return tuple(int(part) if number else part for part, number in parts)
+
+        self.result.differences.sort(key=order)
+
+
+_Rows = Iterator[tuple[int, dict[Key, Found]]]
+
+
+def _begun(rows: _Rows) -> _Rows:
+    """The same rows, of which the first was waited for."""
+    first = next(rows, None)
+    return iter(()) if first is None else chain([first], rows)
+
+
+def _unequal(left: _Rows, right: _Rows) -> Iterator[_Pair]:
+    """Merge the rows of both sides, which come in the order of their keys' hashes."""
     a, b = next(left, None), next(right, None)
     while a is not None or b is not None:
-        result.rows += 1
-        if result.rows % PROGRESS_EVERY == 0:
-            progress(result.table, result.rows)
-        if a is not None and b is not None and a[0] == b[0]:
-            if a[1] != b[1]:
-                yield "differs", a[0]
-            a, b = next(left, None), next(right, None)
-        elif b is None or (a is not None and order(a[0]) < order(b[0])):
-            assert a is not None
-            yield "missing", a[0]
-            a = next(left, None)
-        else:
-            yield "extra", b[0]
-            b = next(right, None)
-    progress(result.table, result.rows)
+        lefts: dict[Key, Found] = {}
+        rights: dict[Key, Found] = {}
+        now = min(one[0] for one in (a, b) if one is not None)
+        if a is not None and a[0] == now:
+            lefts, a = a[1], next(left, None)
+        if b is not None and b[0] == now:
+            rights, b = b[1], next(right, None)
+        for key in {**lefts, **rights}:
+            there, here = lefts.get(key), rights.get(key)
+            if there is None or here is None or there.row_hash != here.row_hash:
+                yield _Pair(key, there, here)
 
 
-def _numbers(table: CapturedTable, here: SlaveTable) -> list[bool]:
-    return [here.columns[name].type in _WHOLE_NUMBERS for name in table.key]
+def _replayed(row: Values | None, changes: Iterable[Change]) -> Values | None:
+    """What a row becomes by changes of the log."""
+    for change in changes:
+        if change.op in "Dd":
+            row = None
+        elif change.op in "Ii":
+            row = json.loads(change.row or "{}")
+        elif row is not None:
+            row = {**row, **json.loads(change.row or "{}")}
+    return row
 
 
-def _rows(
-    connection: Connection, table: CapturedTable, numbers: Sequence[bool], partitioned: bool
-) -> Iterator[tuple[Key, str]]:
-    """Key and digest of every row, ordered by key in a way that is the same on both sides.
-
-    concat() prints a value with its type's output function, as the log does. The two databases
-    may have different encodings.
-    """
-    keys = [sql.SQL("concat({})").format(sql.Identifier(name)) for name in table.key]
-    columns = sql.SQL(", ").join(sql.Identifier(name) for name in (*table.key, *table.columns))
-    order = sql.SQL(", ").join(
-        sql.Identifier(name) if number else sql.SQL("convert_to({}, 'UTF8')").format(key)
-        for name, key, number in zip(table.key, keys, numbers, strict=True)
-    )
-    query = sql.SQL(
-        "SELECT md5(convert_to(ROW({})::text, 'UTF8')), {} FROM {}{} ORDER BY {}"
-    ).format(
-        columns,
-        sql.SQL(", ").join(keys),
-        sql.SQL("" if partitioned else "ONLY "),
-        sql.Identifier(table.schema, table.name),
-        order,
-    )
-    for digest, *key in connection.stream(query):
-        yield tuple(key), digest
+def _changed(row: Values, other: Values) -> Values:
+    """The values in which a row is not like another."""
+    return {
+        name: value if value is None or len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "…"
+        for name, value in row.items()
+        if value != other.get(name)
+    }

@@ -4,6 +4,9 @@ Sleeping without losing a wake-up: the doorbell's bit is set first, then the log
 and again until every transaction that was running at that reading has ended. A writer has then
 either seen the bit and rings, or was among those. While the daemon is awake on a busy master the
 bit is clear, because a NOTIFY takes a lock of the whole cluster through its commit.
+
+Where the master's writers do not ring, because they may have to prepare their transactions, the
+daemon looks at the log by itself instead of sleeping.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ BUSY_AFTER = 4
 LOOK_FIRST = 0.002
 LOOK_LONGEST = 1.0
 """While old transactions run out, the log is looked at after this many seconds, doubling."""
+LOOK_UNRUNG = 0.1
+"""Where writers do not ring it is looked at so often, seconds; sooner after the last change."""
 ROTATE_EVERY = 5.0
 """The log's segments are looked after at most this often, seconds."""
 
@@ -62,7 +67,9 @@ class Replication:
         self._lock = threading.Lock()
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._rotated = -ROTATE_EVERY
+        self._looked = 0.0
         self._tidy = False
+        self._rings = True
         self._last_error: str | None = None
         self._recorded = False
 
@@ -113,7 +120,7 @@ class Replication:
         with self._lock:
             self._session = session
         try:
-            session.master.listen()
+            self._rings = session.master.rings()
             self._log.info("connected, at batch %d", session.cursor.batch)
             session.slave.set_status("running")
             while not self._stop.is_set():
@@ -158,7 +165,8 @@ class Replication:
         """Sleep and move what wakes us, until it is so much that ringing costs too much."""
         if self._stop.is_set():
             return
-        session.master.set_doorbell(session.bit, True)
+        if self._rings:  # else the writers would be asked each time for nothing
+            session.master.set_doorbell(session.bit, True)
         unsettled: set[int] | None = None
         pause = LOOK_FIRST
         in_a_row = 0
@@ -170,9 +178,11 @@ class Replication:
                 in_a_row += 1
                 if in_a_row >= BUSY_AFTER:
                     return
+                if not self._rings:
+                    pause = LOOK_FIRST
                 continue
             in_a_row = 0
-            if unsettled:
+            if unsettled and self._rings:
                 self._wait(session, pause)
                 pause = min(pause * 2, LOOK_LONGEST)
             elif not self._tidy:
@@ -181,10 +191,16 @@ class Replication:
                 self._backoff.reset()
                 self._set_state(State.WAITING, session)
                 self._observe(Step.WAITING, session.cursor.batch)
-                self._wait(session, self.config.keepalive)
+                self._wait(session, self.config.keepalive if self._rings else pause)
+                if not self._rings:
+                    pause = min(pause * 2, LOOK_UNRUNG)
 
     def _step(self, session: Session) -> tuple[int, Position]:
-        moved, read = session.step()
+        now = self._clock()
+        look = now - self._looked >= self.config.keepalive
+        if look:
+            self._looked = now
+        moved, read = session.step(look)
         if self._recorded:
             session.slave.set_status("running")
             self._recorded = False

@@ -12,7 +12,7 @@ from pyreplica.master import Master
 from pyreplica.replication.session import known
 from pyreplica.slave import Slave
 
-RUNNING = frozenset({"in step", "catching up"})
+RUNNING = frozenset({"in step", "catching up", "adding"})
 """The states in which nobody has to do anything."""
 
 
@@ -21,9 +21,10 @@ class Report:
     """One replication at one moment.
 
     Args:
-        state: "in step", "catching up", "incomplete" (a captured table was never copied, its
-            changes are passed over), "failing" (the daemon retries), "stopped", "died" (the daemon
-            went away without a word), "copying", "not copied", "refused", "unreachable".
+        state: "in step", "catching up", "adding" (a table is being added), "incomplete" (a captured
+            table was never copied, its changes are passed over), "failing" (the daemon retries),
+            "stopped", "died" (the daemon went away without a word), "copying", "not copied",
+            "refused", "unreachable".
         lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
         lag_changes: the number of changes it does not have.
         in_doubt: batches that are prepared on the slave and not decided.
@@ -75,12 +76,7 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
     pending, since = master.pending(applied.cursor.position.snapshot)
     now = master.position().at
     recorded = slave.recorded_status()
-    copied = slave.copied_tables()
-    left_out = [
-        str(table)
-        for table in master.tables()
-        if config.includes(table.schema, table.name) and not copied.get(table.relid)
-    ]
+    adding, left_out = _not_in_step(config, master, slave)
     error = recorded.last_error if recorded else None
     hint = None if locked else f"Start the daemon: `pyreplica run {config.name}`."
     if not locked:
@@ -90,7 +86,12 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
     elif left_out:
         state = "incomplete"
         error = f"never copied, and passed over: {', '.join(left_out)}"
-        hint = f"Copy anew: `pyreplica copy {config.name} --truncate`."
+        problems = [f"{table}: {why}" for table, why in left_out.items() if why]
+        if problems:
+            error += f" ({'; '.join(problems)})"
+        hint = f"Run `pyreplica add-table {config.name} {' '.join(left_out)}`."
+    elif adding:
+        state = "adding"
     else:
         state = "catching up" if pending else "in step"
     return Report(
@@ -107,3 +108,26 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         error_at=recorded.last_error_at if recorded else None,
         hint=hint,
     )
+
+
+def _not_in_step(
+    config: ReplicationConfig, master: Master, slave: Slave
+) -> tuple[list[str], dict[str, str | None]]:
+    """The captured tables that are being added, and those that are left out, with the reasons."""
+    copies = slave.table_copies()
+    at_work = slave.tables_locked()
+    adding: list[str] = []
+    left_out: dict[str, str | None] = {}
+    for table in master.tables():
+        if not config.includes(table.schema, table.name):
+            continue
+        copy = copies.get(table.relid)
+        if copy is None or (copy.state == "copying" and not at_work):
+            left_out[str(table)] = copy.problem if copy else None
+        elif copy.being_added:
+            adding.append(str(table))
+        copies.pop(table.relid, None)
+    for copy in copies.values():
+        if copy.being_added:
+            left_out[str(copy)] = "it is not chosen, or is gone on the master; remove it"
+    return adding, left_out

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pyreplica.database import without_password
-from pyreplica.errors import PyReplicaError
+from pyreplica.replication.programs import program, run_program
 
 TIME_LIMIT = 3600.0
 """Seconds that pg_dump or pg_restore of a schema may take; building indexes counts."""
@@ -23,12 +19,14 @@ _OURS = re.compile(
         SCHEMA\ -\ pyreplica\ |
         COMMENT\ -\ SCHEMA\ pyreplica\ |
         ACL\ -\ SCHEMA\ pyreplica\ |
-        TRIGGER\ .*\ pyreplica_(insert|update|delete|truncate|before_truncate)\ |
-        EVENT\ TRIGGER\ -\ pyreplica_(ddl|drop)\ |
+        TRIGGER\ .*\ pyreplica_(insert|update|delete|(before_)?truncate)\ |
+        TRIGGER\ .*\ pyreplica_(before_merge|z_after_merge|before_move|after_move)\ |
+        EVENT\ TRIGGER\ -\ pyreplica_(announce|announce_drop|ddl|drop|rewrite)\ |
         COMMENT\ -\ EVENT\ TRIGGER\ pyreplica_
     )""",
     re.VERBOSE,
 )
+_HINT = "Carry the schema over by hand and copy without --schema."
 _LANGUAGE = re.compile(r"^\d+; \d+ \d+ (COMMENT - )?EXTENSION -? ?plpython3u ")
 
 
@@ -43,9 +41,9 @@ class SchemaDump:
 
     def restore(self, dsn: str, section: str) -> None:
         """Restore one section (pre-data, post-data) into the slave, all of it or nothing."""
-        _run(
+        run_program(
             [
-                str(program("pg_restore", self.version)),
+                program("pg_restore", self.version),
                 "--exit-on-error",
                 "--single-transaction",
                 "--no-owner",
@@ -54,9 +52,11 @@ class SchemaDump:
                 f"--use-list={self.contents}",
                 "--dbname",
             ],
-            dsn,
-            [str(self.archive)],
-            self.where,
+            where=self.where,
+            time_limit=TIME_LIMIT,
+            hint=_HINT,
+            dsn=dsn,
+            arguments=[self.archive],
         )
 
 
@@ -75,9 +75,9 @@ def dumped(
     """
     with TemporaryDirectory(prefix="pyreplica-") as folder:
         archive, contents = Path(folder, "schema.dump"), Path(folder, "contents.list")
-        _run(
+        run_program(
             [
-                str(program("pg_dump", version)),
+                program("pg_dump", version),
                 "--format=custom",
                 "--schema-only",
                 "--exclude-schema=pyreplica",
@@ -85,13 +85,17 @@ def dumped(
                 f"--file={archive}",
                 "--dbname",
             ],
-            dsn,
-            [],
-            where,
+            where=where,
+            time_limit=TIME_LIMIT,
+            hint=_HINT,
+            dsn=dsn,
         )
-        listed = _run(
-            [str(program("pg_restore", version)), "--list", str(archive)], None, [], where
-        )
+        listed = run_program(
+            [program("pg_restore", version), "--list", archive],
+            where=where,
+            time_limit=TIME_LIMIT,
+            hint=_HINT,
+        ).stdout
         kept = [
             line
             for line in listed.splitlines()
@@ -99,62 +103,3 @@ def dumped(
         ]
         contents.write_text("\n".join(kept) + "\n", encoding="utf-8")
         yield SchemaDump(archive, contents, where, version)
-
-
-def program(name: str, version: int) -> Path:
-    """The newest pg_dump or pg_restore, which must not be older than the server.
-
-    Args:
-        version: server_version_num.
-
-    Raises:
-        PyReplicaError: there is none.
-    """
-    folders = sorted(
-        (p for p in Path("/usr/lib/postgresql").glob("*/bin") if p.parent.name.isdigit()),
-        key=lambda p: int(p.parent.name),
-        reverse=True,
-    )
-    for folder in folders:
-        if (folder / name).exists() and int(folder.parent.name) >= version // 10000:
-            return folder / name
-    found = shutil.which(name)
-    if found is None:
-        raise PyReplicaError(
-            f"{name} is needed for --schema and was not found",
-            hint=f"Install PostgreSQL's client programs: postgresql-client-{version // 10000}.",
-        )
-    return Path(found)
-
-
-def _run(command: Sequence[str], dsn: str | None, more: Sequence[str], where: str) -> str:
-    environment = dict(os.environ)
-    arguments = list(command)
-    if dsn is not None:
-        # a command line can be read by everybody on the machine: the password goes another way
-        shown, password = without_password(dsn)
-        arguments.append(shown)
-        if password is not None:
-            environment["PGPASSWORD"] = password
-    name = Path(command[0]).name
-    try:
-        done = subprocess.run(
-            [*arguments, *more],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise PyReplicaError(f"{name} took longer than {TIME_LIMIT:.0f} s", where=where) from None
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        first = next((line for line in lines if "error" in line.lower()), "it failed")
-        raise PyReplicaError(
-            f"{name}: {first}",
-            where=where,
-            hint="Carry the schema over by hand and copy without --schema.",
-            details=done.stderr.strip(),
-        )
-    return done.stdout

@@ -10,14 +10,26 @@ The order of a batch is what the promise of exactly once rests on (docs/protocol
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
+from pyreplica.database import sql
 from pyreplica.errors import ApplyError, DatabaseError, NotInstalled, PyReplicaError, Refused
-from pyreplica.master import Master
-from pyreplica.model import Applied, CapturedTable, Confirmed, Cursor, Position, Step
-from pyreplica.slave import Slave
+from pyreplica.master import SEQUENCES_ANEW, Master
+from pyreplica.model import (
+    Applied,
+    CapturedTable,
+    Confirmed,
+    Cursor,
+    Position,
+    Script,
+    Step,
+    TableCopy,
+)
+from pyreplica.replication.joining import ANNOUNCED, Tables
+from pyreplica.replication.sequences import Sequences
+from pyreplica.slave import TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
 from pyreplica.slave.statements import TableStatements, misfit
 
@@ -42,18 +54,20 @@ class Session:
         self._observe = observe
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._tables: dict[int, TableStatements | None] = {}
-        self._left_out: set[str] = set()
         self.master = Master(config)
         try:
             self.slave = Slave(config)
         except BaseException:
             self.master.close()
             raise
+        self._sequences = Sequences(config, self.master, self.slave)
+        self._members = Tables(config, self.master, self.slave)
         try:
             self.master.check_installed()
             self.slave.check_installed()
             self.slave.lock()
             self.master.lock()
+            self.master.listen()  # first, so that no announcement is missed after looking
             self.recover()
         except BaseException:
             self.close()
@@ -86,10 +100,17 @@ class Session:
         self.slave.connection.rollback()
         self.bit, self.cursor, applied = self._agree()
         self.changes = applied.changes
+        self.master.want_ddl(self._config.ddl)
+        self._staging = applied.id
+        self._sequences.forget()
+        self._look_at_tables()
+
+    def _look_at_tables(self) -> None:
+        """Know nothing of the tables but what is recorded now."""
+        self._members.load()
         self._tables.clear()
-        self._copied = self.slave.copied_tables()
         self.slave.connection.execute("DEALLOCATE ALL")
-        self._applier = Applier(self.slave, applied.id, self._statements)
+        self._applier = Applier(self.slave, self._staging, self)
 
     def _agree(self) -> tuple[int, Cursor, Applied]:
         """Bring both sides to the same batch, or refuse."""
@@ -139,19 +160,52 @@ class Session:
 
     # Batches
 
-    def step(self) -> tuple[int, Position]:
+    def step(self, look: bool = False) -> tuple[int, Position]:
         """Move one batch, if there is anything to move.
+
+        Args:
+            look: have a look at all sequences as well; also had at first, and when somebody rings
+                for more than a change.
 
         Returns:
             How many changes the log had for it, and the moment the log was read at.
         """
-        fetched = self.master.fetch(self.cursor.position.snapshot)
-        if fetched.changes is None:
+        while True:
+            try:
+                return self._step(look)
+            except DatabaseError as error:
+                self._look_again(error)
+
+    def _look_again(self, error: DatabaseError) -> None:
+        """Tables were added or removed after a batch was made; another error is raised again."""
+        if error.sqlstate != TABLES_CHANGED:
+            raise error
+        self._log.debug("tables were added or removed: the batch is made again")
+        self._sequences.forget()
+        self._look_at_tables()
+
+    def _step(self, look: bool) -> tuple[int, Position]:
+        sequences = self._sequences
+        heard = self.master.connection.heard()
+        if ANNOUNCED in heard:
+            self._look_at_tables()
+        if SEQUENCES_ANEW in heard:
+            sequences.forget()
+        look = look or any(heard) or sequences.unseen
+        fetched = self.master.fetch(self.cursor.position.snapshot, sequences.relids, look)
+        if fetched.changes is None or self._members.joining:
             return self._large_batch(), fetched.position
+        if any(change.table not in self._tables for change in fetched.changes):
+            # a new column may have a new sequence
+            first = sequences.look()
+        else:
+            first = sequences.moves(fetched)
         if fetched.changes:
             batch = Cursor(self.cursor.batch + 1, fetched.position)
             self._observe(Step.FETCHED, batch.batch)
-            self._finish(batch, self._applier.apply(fetched.changes, batch))
+            self._finish(batch, self._applier.apply(fetched.changes, batch, first))
+        else:
+            sequences.send(first)
         return len(fetched.changes), fetched.position
 
     def _large_batch(self) -> int:
@@ -161,15 +215,41 @@ class Session:
             now = master.position()
             until = master.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
-            changes = master.changes(self.cursor.position.snapshot, until.snapshot)
+            joining = self._members.due(until, now)
+            changes = master.changes(
+                self.cursor.position.snapshot, until.snapshot, self._members.apart(joining)
+            )
             staged = self._applier.stage(master.connection, changes)
-        if not staged:
+        if not staged and not joining:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
             return 1
         self._observe(Step.FETCHED, batch.batch)
-        self._finish(batch, self._applier.apply_staged(batch))
-        return staged
+        # not in the transaction above, which would hold its locks on them for long
+        first = self._sequences.look()
+        if joining:
+            self._join(batch, joining, first)
+        else:
+            self._finish(batch, self._applier.apply_staged(batch, first))
+        return max(staged, 1)
+
+    def _join(
+        self, batch: Cursor, joining: Sequence[TableCopy], first: Sequence[sql.Composable]
+    ) -> None:
+        """Move a staged batch that brings tables in; or leave them out when it cannot."""
+        first = [*self._members.begin_joining(joining), *first]
+        self._tables.clear()
+        try:
+            applied = self._applier.apply_staged(batch, first)
+        except ApplyError as error:
+            self.slave.connection.rollback()
+            if not self._members.give_up(joining, error):
+                raise
+        else:
+            self._finish(batch, applied)
+            for copy in joining:
+                self._log.info("table %s is in step, %d rows were copied", copy, copy.rows or 0)
+        self._look_at_tables()
 
     def _finish(self, batch: Cursor, applied: int) -> None:
         """The batch is prepared: decide it on the master, commit it on the slave."""
@@ -180,26 +260,35 @@ class Session:
             self.slave.commit_prepared(batch.batch)
         self.cursor = batch
         self.changes += applied
+        self._sequences.done()
         self._observe(Step.COMMITTED, batch.batch)
 
-    def _statements(self, generation: int) -> TableStatements | None:
+    # What the applier asks for
+
+    def statements(self, generation: int) -> TableStatements | None:
         """The statements of a table in the log; None when this replication leaves it out."""
         if generation not in self._tables:
             found = self.master.tables([generation])
             self._tables[generation] = self._made(found[0]) if found else None
         return self._tables[generation]
 
+    def runs(self, script: Script) -> bool:
+        """Whether this slave is to run a DDL statement of the master's."""
+        if not script.asked:
+            return self._config.ddl
+        return script.replications is None or self._config.name in script.replications
+
+    def forget(self) -> None:
+        """The slave's tables may have been altered: look at them again."""
+        self._tables.clear()
+
+    def last(self) -> Sequence[sql.Composable]:
+        """DDL may have made or restarted sequences, after the batch had begun by setting them."""
+        self._sequences.forget()
+        return self._sequences.look()
+
     def _made(self, captured: CapturedTable) -> TableStatements | None:
-        if not self._config.includes(captured.schema, captured.name):
-            return None
-        if not self._copied.get(captured.relid):
-            if str(captured) not in self._left_out:
-                self._left_out.add(str(captured))
-                self._log.warning(
-                    "table %s is captured on the master but was never copied to this slave; its "
-                    "changes are passed over until `pyreplica copy` takes it along",
-                    captured,
-                )
+        if not self._members.applies(captured):
             return None
         table = self.slave.describe(captured)
         if table is None:
@@ -248,7 +337,12 @@ class Session:
         if done == "waiting":
             batch = Cursor(self.cursor.batch + 1, read)
             self._observe(Step.FETCHED, batch.batch)
-            self._finish(batch, self._applier.apply((), batch))
+            try:
+                applied = self._applier.apply((), batch)
+            except DatabaseError as error:
+                self._look_again(error)
+                return False
+            self._finish(batch, applied)
             self.rotate_log()
         return True
 

@@ -49,7 +49,8 @@ def install(config: ReplicationConfig) -> list[Line]:
     with closing(Master(config)) as master:
         for table in master.candidates():
             if config.includes(table.schema, table.name):
-                lines.append(Line(master.add_table(table), refused=table.reason is not None))
+                done = master.add_table(table)
+                lines.append(Line(done, refused=": not added:" in done))
     return lines
 
 
@@ -99,6 +100,7 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
             if installed:
                 side.lock()
         if on_slave:
+            slave.lock_tables()
             for batch in slave.prepared():
                 slave.rollback_prepared(batch)
             slave.remove()

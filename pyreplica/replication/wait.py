@@ -10,11 +10,9 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import TimedOut
 from pyreplica.master import Master
 from pyreplica.model import Cursor, Snapshot
+from pyreplica.replication.sequences import LOOK_FIRST, LOOK_LONGEST, Awaited
 from pyreplica.replication.session import known
 from pyreplica.slave import Slave
-
-LOOK_FIRST = 0.005
-LOOK_LONGEST = 0.1
 
 
 def wait(
@@ -25,6 +23,8 @@ def wait(
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Return once all that was committed on the master before the call is on the slave.
+
+    That includes the values that were drawn from sequences, for which the daemon is woken.
 
     Args:
         timeout: seconds, or None to wait for ever.
@@ -39,13 +39,17 @@ def wait(
         slave.check_installed()
         until = master.position().snapshot
         known(master, slave)
+        sequences = Awaited(config, master, slave)
+        if sequences.differences():
+            master.ring(anew=True)
         deadline = None if timeout is None else clock() + timeout
         pause = LOOK_FIRST
-        while not _is_there(master, slave, until):
+        while not _is_there(master, slave, until) or sequences.differences():
             if deadline is not None and clock() >= deadline:
                 pending, _ = master.pending(cursor_of(slave).position.snapshot)
+                behind = "".join(f"; {difference}" for difference in sequences.differences()[:1])
                 raise TimedOut(
-                    f"the slave is not there after {timeout:g} s, {pending} changes behind",
+                    f"the slave is not there after {timeout:g} s, {pending} changes behind{behind}",
                     where=config.name,
                     hint="Wait longer, or look at `pyreplica status`."
                     if slave.locked()

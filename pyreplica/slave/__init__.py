@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from pyreplica import sqlfiles
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import Connection, errorcodes, sql
-from pyreplica.errors import DatabaseError
+from pyreplica.errors import DatabaseError, Refused
 from pyreplica.model import (
     Applied,
     CapturedTable,
     Cursor,
     Identity,
+    MasterSequence,
     Position,
+    Script,
+    SequenceState,
     SlaveColumn,
+    SlaveSequence,
     SlaveTable,
     Snapshot,
+    TableCopy,
 )
-from pyreplica.side import Side
+from pyreplica.side import Side, literals
 
 _SQL = sqlfiles.statements("slave.sql")
+
+LONGEST_DOUBT = 10
+"""A change of the tables waits so long for the batch at hand, seconds."""
+TABLES_CHANGED = "PY001"
+"""The SQLSTATE of a batch that was made before tables were added or removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +65,42 @@ class Slave(Side):
         # the planner should look rows up by key; a batch touches a small part of a large table
         self.connection.execute("SET random_page_cost = 1.1; SET work_mem = '64MB'")
         self._gid_prefix: str | None = None
+        self._tables: int | None = None
 
     def may_create(self) -> bool:
         """Whether the role may make PyReplica's schema here."""
         return bool(self.connection.one(_SQL["may_create"])[0])
 
     def locked(self) -> bool:
-        """Whether somebody holds the replication's lock."""
-        return bool(self.connection.one(_SQL["locked"], {"replication": self.replication})[0])
+        """Whether somebody holds the replication's lock: a daemon, or a copy."""
+        return self._is_held("pyreplica")
+
+    def tables_locked(self) -> bool:
+        """Whether somebody copies tables or removes them."""
+        return self._is_held("pyreplica.tables")
+
+    def _is_held(self, lock: str) -> bool:
+        values = {"replication": self.replication, "lock": lock}
+        return bool(self.connection.one(_SQL["locked"], values)[0])
+
+    def lock_tables(self) -> None:
+        """Be the only one to copy tables or to remove them; the daemon goes on beside it.
+
+        Raises:
+            Refused: somebody else is.
+        """
+        if not self.connection.one(_SQL["lock_tables"], {"replication": self.replication})[0]:
+            raise Refused(
+                "another command is copying or removing tables of this replication",
+                where=self.connection.where,
+                hint="Wait until it is done, or stop it. After a crash its session goes away as "
+                "soon as the server notices.",
+                retry=True,
+            )
+
+    def unlock_tables(self) -> None:
+        """Let the next one copy or remove tables."""
+        self.connection.execute(_SQL["unlock_tables"], {"replication": self.replication})
 
     def describe(self, captured: CapturedTable) -> SlaveTable | None:
         """The table as it is here, or None when there is none."""
@@ -70,16 +110,18 @@ class Slave(Side):
         )
         if not rows:
             return None
-        schema, name, partitioned, other_unique, has_key, referenced_by, columns, writable = rows[0]
+        schema, name, partitioned, other_unique, has_key, referenced_by, columns, *rest = rows[0]
+        columns = columns or ()
+        made_of = self.definitions(oid for *_, oid in columns)
         return SlaveTable(
             schema,
             name,
             partitioned,
-            {column[0]: SlaveColumn(*column) for column in columns or ()},
+            {c[0]: SlaveColumn(*(*c[:-1], made_of.get(c[-1]))) for c in columns},
             has_key,
             other_unique,
             tuple(referenced_by),
-            writable,
+            *rest,
         )
 
     # The cursor
@@ -99,9 +141,13 @@ class Slave(Side):
         )
 
     def move_cursor(self, cursor: Cursor, changes: int) -> sql.Composable:
-        """The statement that moves the cursor, for the transaction that applies the batch."""
+        """The statement that moves the cursor, for the transaction that applies the batch.
+
+        It fails with ``TABLES_CHANGED`` when tables were added or removed after the last call of
+        ``table_copies()``.
+        """
         position = cursor.position
-        return sql.SQL("SELECT pyreplica.move_cursor({}, {}, {}, {}, {}, {})").format(
+        return sql.SQL("SELECT pyreplica.move_cursor({}, {}, {}, {}, {}, {}, {})").format(
             *(
                 sql.Literal(value)
                 for value in (
@@ -111,6 +157,7 @@ class Slave(Side):
                     position.log_id,
                     position.at,
                     changes,
+                    self._tables,
                 )
             )
         )
@@ -135,6 +182,12 @@ class Slave(Side):
         if self.commit is CommitMode.ONE_PHASE:
             return sql.SQL("COMMIT")
         return sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(self.gid(batch)))
+
+    def run_ddl(self, script: Script) -> sql.Composable:
+        """The statement that runs a DDL statement of the master's."""
+        return sql.SQL("SELECT pyreplica.run_ddl({}, {}, {})").format(
+            sql.Literal(script.sql), sql.Literal(script.search_path), sql.Literal(script.strings)
+        )
 
     def commit_prepared(self, batch: int) -> None:
         """COMMIT PREPARED of a batch the master has recorded."""
@@ -179,10 +232,18 @@ class Slave(Side):
             },
         )
 
-    def copied_tables(self) -> dict[int, bool]:
-        """The tables of this replication, by oid on the master, and whether each is in step."""
-        rows = self.connection.query(_SQL["copied_tables"], {"replication": self.replication})
-        return dict(rows)
+    def table_copies(self) -> dict[int, TableCopy]:
+        """The slave's records of this replication's tables, by oid on the master."""
+        rows = self.connection.query(_SQL["table_copies"], {"replication": self.replication})
+        if rows:
+            self._tables = rows[0][0]
+        return {
+            relid: TableCopy(
+                relid, schema, name, state, Snapshot.parse(snapshot) if snapshot else None, *rest
+            )
+            for _, relid, schema, name, state, snapshot, *rest in rows
+            if relid is not None
+        }
 
     def keep_tables(self, tables: Iterable[CapturedTable]) -> None:
         """Forget the tables that are not among these."""
@@ -210,6 +271,85 @@ class Slave(Side):
             {"replication": self.replication, "relid": table.relid, "rows": rows},
         )
 
+    # Tables added and removed
+
+    def begin_adding(self, tables: Sequence[CapturedTable], gone: Iterable[TableCopy] = ()) -> None:
+        """Note that tables are being copied beside the daemon.
+
+        Args:
+            gone: tables that the master does not have any more; the slave's are not theirs now.
+        """
+        with self._changing_tables():
+            for copy in gone:
+                self.forget_table(copy.relid)
+            for table in tables:
+                self.copying_table(table)
+
+    def joining_table(self, table: CapturedTable, rows: int, after: Snapshot) -> None:
+        """Note that a table is copied as of a snapshot, in the transaction that copied it."""
+        self.connection.execute(
+            _SQL["joining_table"],
+            {
+                "replication": self.replication,
+                "relid": table.relid,
+                "rows": rows,
+                "snapshot": str(after),
+            },
+        )
+
+    def joined_tables(self, relids: Iterable[int]) -> sql.Composable:
+        """The statement that has tables be in step, for the batch that brings them there."""
+        values: dict[str, object] = {"replication": self.replication, "relids": list(relids)}
+        return literals(_SQL["joined_tables"], values)
+
+    def give_up_tables(self, relids: Iterable[int], problem: str) -> None:
+        """Note why tables could not join; they have to be copied again."""
+        self.connection.execute(
+            _SQL["give_up_tables"],
+            {"replication": self.replication, "relids": list(relids), "problem": problem},
+        )
+
+    def remove_table(self, table: TableCopy | CapturedTable) -> None:
+        """Note that a table is passed over from now on."""
+        with self._changing_tables():
+            self.connection.execute(
+                _SQL["remove_table"],
+                {
+                    "replication": self.replication,
+                    "relid": table.relid,
+                    "schema": table.schema,
+                    "table": table.name,
+                },
+            )
+
+    def forget_table(self, relid: int) -> None:
+        """Know nothing of a table any more."""
+        self.connection.execute(
+            _SQL["forget_table"], {"replication": self.replication, "relid": relid}
+        )
+
+    @contextmanager
+    def _changing_tables(self) -> Iterator[None]:
+        """A transaction after which batches that were made before it are made again.
+
+        Raises:
+            Refused: a batch is in doubt, and nobody decides it.
+        """
+        try:
+            with self.connection.transaction():
+                self.connection.execute(f"SET LOCAL lock_timeout = '{LONGEST_DOUBT}s'")
+                yield
+                self.connection.execute(_SQL["tables_changed"], {"replication": self.replication})
+        except DatabaseError as error:
+            if error.sqlstate != errorcodes.LOCK_NOT_AVAILABLE:
+                raise
+            raise Refused(
+                f"a batch of this replication has not been decided for {LONGEST_DOUBT} s",
+                where=self.connection.where,
+                hint=f"Run the daemon, which decides it: `pyreplica run {self.replication}`; then "
+                "try again.",
+            ) from error
+
     def empty(self, tables: Sequence[SlaveTable]) -> None:
         """Remove all rows of these tables."""
         with self.connection.transaction():
@@ -236,6 +376,55 @@ class Slave(Side):
         return bool(
             self.connection.one(_SQL["other_cursors"], {"replication": self.replication})[0]
         )
+
+    # Sequences
+
+    def find_sequences(
+        self, wanted: Iterable[MasterSequence]
+    ) -> dict[int, tuple[SlaveSequence, ...]]:
+        """The sequences that are to stand where the master's do, by the master's oid.
+
+        Where there is none of the same name it is that of the column that the master's serves, of
+        which there may be several. One that the slave does not have is not in the answer.
+        """
+        asked = [
+            {
+                "relid": sequence.relid,
+                "schema": sequence.schema,
+                "name": sequence.name,
+                "columns": [
+                    {"schema": c.schema, "table": c.table, "column": c.column}
+                    for c in sequence.columns
+                ],
+            }
+            for sequence in wanted
+        ]
+        found: dict[int, tuple[SlaveSequence, ...]] = {}
+        for relid, *rest in self.connection.query(
+            _SQL["find_sequences"], {"wanted": json.dumps(asked)}
+        ):
+            found[relid] = (*found.get(relid, ()), SlaveSequence(*rest))
+        return found
+
+    def set_sequence(self, sequence: SlaveSequence, state: SequenceState) -> sql.Composable:
+        """The statement that makes a sequence stand there; it is no part of any transaction."""
+        return sql.SQL("SELECT setval({}, {}, {})").format(
+            *(sql.Literal(v) for v in (sequence.quoted, state.last_value, state.is_called))
+        )
+
+    def sequence_states(self, sequences: Sequence[SlaveSequence]) -> list[SequenceState]:
+        """Where sequences stand, in their order."""
+        if not sequences:
+            return []
+        rows = self.connection.query(
+            sql.SQL(" UNION ALL ").join(
+                sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
+                    sql.Literal(number), sql.Identifier(sequence.schema, sequence.name)
+                )
+                for number, sequence in enumerate(sequences)
+            )
+        )
+        return [SequenceState(*rest) for _, *rest in sorted(rows)]
 
     # Status
 

@@ -7,6 +7,7 @@ large one.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +16,9 @@ from pyreplica.errors import ApplyError
 from pyreplica.model import CapturedTable, SlaveColumn, SlaveTable
 
 Part = sql.Composable
+
+GONE = "???"
+"""What PostgreSQL calls a type that has been dropped since: only rows of the past have it."""
 
 
 class TableStatements:
@@ -47,6 +51,12 @@ class TableStatements:
     def updates_identity(self, columns: Iterable[str]) -> bool:
         """Whether one of these is GENERATED ALWAYS AS IDENTITY, which UPDATE refuses to set."""
         return any(c.identity_always and c.name in columns for c in self._others)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether the slave's table has columns whose values the master does not know."""
+        known = {*self.captured.key, *self.captured.columns}
+        return any(c.name not in known and not c.generated for c in self.table.columns.values())
 
     def delete(self, source: Part) -> Part:
         """DELETE of the rows with the keys of the source."""
@@ -86,6 +96,12 @@ class TableStatements:
             source,
         )
 
+    def insert_missing(self, source: Part) -> Part:
+        """INSERT of those rows of the source whose keys are not there."""
+        return sql.SQL("{} WHERE NOT EXISTS (SELECT FROM {}{} t WHERE {})").format(
+            self.insert(source), self._only, self.name, self._same_key()
+        )
+
     def reinsert(self, source: Part) -> Part:
         """UPDATE by taking the rows out and putting them back merged with their changes.
 
@@ -106,12 +122,46 @@ class TableStatements:
             same=self._same_key(),
             columns=sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
             values=sql.SQL(", ").join(
-                sql.SQL("CASE WHEN c.pyreplica_row ? {} THEN {} ELSE c.{} END").format(
+                _value("pyreplica_key", c)
+                if c in self._key
+                else sql.SQL("CASE WHEN c.pyreplica_row ? {} THEN {} ELSE c.{} END").format(
                     sql.Literal(c.name), _value("pyreplica_row", c), sql.Identifier(c.name)
                 )
                 for c in columns
             ),
         )
+
+    def fill(self, row: str) -> Part:
+        """UPDATE that gives all rows the values that the master's rows got with a new column.
+
+        Args:
+            row: text of a jsonb object.
+        """
+        columns = [self.table.columns[name] for name in json.loads(row)]
+        names = [sql.Identifier(c.name) for c in columns]
+        return sql.SQL(
+            "UPDATE {only}{name} t SET {assignments} FROM (SELECT {row}::jsonb AS row OFFSET 0) c "
+            "WHERE record_image_ne(ROW({old}), ROW({new}))"
+        ).format(
+            only=self._only,
+            name=self.name,
+            row=sql.Literal(row),
+            assignments=sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(name, _value("row", c))
+                for name, c in zip(names, columns, strict=True)
+            ),
+            old=sql.SQL(", ").join(sql.SQL("t.{}").format(name) for name in names),
+            new=sql.SQL(", ").join(_value("row", c) for c in columns),
+        )
+
+    def delete_where(self, condition: str) -> Part:
+        """DELETE of the rows that were in a partition of the master.
+
+        Args:
+            condition: the partition's constraint, as PostgreSQL writes it.
+        """
+        delete = sql.SQL("DELETE FROM {}{} WHERE ").format(self._only, self.name)
+        return delete + sql.SQL(condition)
 
     def _same_key(self) -> Part:
         return sql.SQL(" AND ").join(
@@ -125,14 +175,12 @@ class TableStatements:
 def _value(source: str, column: SlaveColumn) -> Part:
     """The column's value out of the jsonb object, read as the type's input function reads it.
 
-    Without a length: the assignment to the column checks that, where a cast would cut the value.
+    With the column's length, so that one which an UPDATE leaves alone is not written anew for being
+    measured; no value is cut by that, see misfit().
     """
+    before, after = column.input
     text = sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
-    type_ = sql.SQL(column.type)
-    if column.input is None:
-        return sql.SQL("{}::{}").format(text, type_)
-    before, _, after = column.input.partition("$")
-    return sql.SQL("{}{}{}::{}").format(sql.SQL(before), text, sql.SQL(after), type_)
+    return sql.SQL("{}{}{}").format(sql.SQL(before), text, sql.SQL(after))
 
 
 def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str] | None:
@@ -142,23 +190,45 @@ def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str]
             f"the slave has no table {captured}",
             "Create it on the slave, or leave it out of `tables:`.",
         )
+    if table.unlogged:
+        return (
+            f"table {captured} on the slave is unlogged, a crash would empty it unnoticed",
+            f"Change it on the slave: ALTER TABLE {captured} SET LOGGED",
+        )
     missing = [c for c in (*captured.key, *captured.columns) if c not in table.columns]
     if missing:
         return (
             f"table {captured} on the slave has no column {missing[0]}",
             f"Add it on the slave: ALTER TABLE {captured} ADD COLUMN {missing[0]} ...",
         )
-    generated = [
-        c for c in captured.columns if table.columns[c].generated and c not in captured.key
-    ]
+    generated = [c for c in captured.columns if table.columns[c].generated]
     if generated:
         return (
             f"column {generated[0]} of table {captured} is generated on the slave only",
             "Make it a plain column on the slave, or generated on the master as well.",
         )
+    logged = {*captured.key, *captured.columns}
+    plain = [
+        c.name
+        for c in table.columns.values()
+        if c.name in captured.types and c.name not in logged and not c.generated
+    ]
+    if plain:
+        return (
+            f"column {plain[0]} of table {captured} is generated on the master only",
+            "Its values are not sent. Make it generated on the slave as well, or drop it there.",
+        )
     for name in dict.fromkeys((*captured.key, *captured.columns)):
         theirs, ours = captured.types[name], table.columns[name].full_type
-        if not _keeps(theirs, ours, table.columns[name].type):
+        if theirs == ours and theirs != GONE:
+            made_of = captured.definitions.get(name), table.columns[name].definition
+            if made_of[0] != made_of[1]:
+                return (
+                    f"column {name} of table {captured} is {theirs} on both sides, but that is not "
+                    f"the same type: on the master {made_of[0]}; on the slave {made_of[1]}",
+                    "Make the type on the slave like the master's.",
+                )
+        elif not _keeps(theirs, ours, table.columns[name].type):
             return (
                 f"column {name} of table {captured} is {theirs} on the master and {ours} on the "
                 "slave, which could not hold every value unchanged",
@@ -196,9 +266,10 @@ _WIDER = {
 
 def _keeps(theirs: str, ours: str, ours_without_length: str) -> bool:
     """Whether a column of the slave keeps every value of the master's column as it is."""
-    if theirs == ours:
+    if theirs in (ours, GONE):
         return True
-    base = re.sub(r"\([\d,]+\)", "", theirs)
+    # a name that needs quotes may have parentheses of its own, and no length
+    base = theirs if '"' in theirs else re.sub(r"\([\d,]+\)", "", theirs)
     if ours != ours_without_length:
         # with a length of its own: at most a longer varchar does
         varchar = r"character varying\((\d+)\)"

@@ -27,8 +27,11 @@ COMMANDS = {
     "status": (),
     "wait": ("--timeout", "1s"),
     "compare": ("--timeout", "1s"),
+    "repair": ("--timeout", "1s"),
     "uninstall": (),
 }
+"""The commands that need no more than a configuration, and what keeps them short."""
+OTHER_COMMANDS = ("add-table", "remove-table", "execute", "demo")
 
 TABLES = """
 CREATE TABLE item (id integer PRIMARY KEY, name text, price numeric);

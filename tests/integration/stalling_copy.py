@@ -1,6 +1,8 @@
 """``pyreplica copy``, except that it stops dead at a point, for a test to kill it there.
 
-python -m tests.integration.stalling_copy CONFIG POINT [--schema]
+python -m tests.integration.stalling_copy CONFIG POINT [--schema | --add TABLE]
+
+With --add it is ``pyreplica add-table``.
 
 POINT is what a copy tells its Progress: begin, rows, done, or a text that it says.
 """
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pyreplica import config
+from pyreplica.replication.addition import Addition
 from pyreplica.replication.copy import Copy
 from tests.support import Silence
 
@@ -56,6 +59,7 @@ def main() -> None:
     arguments.add_argument("config", type=Path)
     arguments.add_argument("point")
     arguments.add_argument("--schema", action="store_true")
+    arguments.add_argument("--add", metavar="TABLE")
     given = arguments.parse_args()
 
     def stall() -> None:
@@ -63,7 +67,11 @@ def main() -> None:
         threading.Event().wait()
 
     (chosen,) = config.load(given.config).select([])
-    Copy(chosen, Watching(given.point, stall), schema=given.schema).run()
+    watching = Watching(given.point, stall)
+    if given.add:
+        Addition(chosen, [given.add], watching).run()
+    else:
+        Copy(chosen, watching, schema=given.schema).run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pyreplica.demo.cluster import Cluster
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     COMMANDS,
+    OTHER_COMMANDS,
     SECRET,
     TABLES,
     eventually,
@@ -55,10 +57,11 @@ def run_bare(*arguments: str, code: int, **environment: str) -> subprocess.Compl
 
 
 def test_the_commands_of_these_tests_are_all_there_are() -> None:
-    assert {module.__name__.rpartition(".")[2] for module in MODULES} == {*COMMANDS, "demo"}
+    names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in MODULES}
+    assert names == {*COMMANDS, *OTHER_COMMANDS}
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "demo"])
+@pytest.mark.parametrize("command", [*COMMANDS, *OTHER_COMMANDS])
 def test_the_help_of_a_command_shows_an_example(command: str) -> None:
     shown = run_bare(command, "--help", code=0).stdout
     assert f"example: pyreplica {'' if command == 'demo' else '--config shop.yaml '}{command}" in (
@@ -68,8 +71,8 @@ def test_the_help_of_a_command_shows_an_example(command: str) -> None:
 
 def test_the_help_names_every_command() -> None:
     shown = run_bare("--help", code=0).stdout
-    for command in (*COMMANDS, "demo"):
-        assert f"\n    {command} " in shown
+    for command in (*COMMANDS, *OTHER_COMMANDS):
+        assert re.search(rf"^    {command}\s", shown, re.MULTILINE), command
 
 
 def test_the_version_is_shown() -> None:

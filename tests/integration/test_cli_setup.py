@@ -139,6 +139,11 @@ MISFITS = {
         "table public.item on the slave has no unique key on (id)",
         "ALTER TABLE item ADD PRIMARY KEY (id)",
     ),
+    "unlogged table": (
+        "ALTER TABLE item SET UNLOGGED",
+        "table public.item on the slave is unlogged, a crash would empty it unnoticed",
+        "ALTER TABLE item SET LOGGED",
+    ),
     "extra column": (
         "ALTER TABLE item ADD COLUMN extra int NOT NULL DEFAULT 1; "
         "ALTER TABLE item ALTER COLUMN extra DROP DEFAULT",

@@ -238,13 +238,13 @@ def test_compare_of_different_databases_ends_with_3_and_names_the_keys(
     done = pyreplica(shop, "compare", code=3)
     assert done.stdout.splitlines()[2:] == [
         'shop: public.item {"id": "2"} is missing on the slave',
-        'shop: public.item {"id": "10"} differs',
+        'shop: public.item {"id": "10"} differs in price',
         'shop: public.item {"id": "1000"} is on the slave only',
     ]
     assert done.stderr.splitlines() == [
+        "shop: public.item: 101 rows",
         "pyreplica: shop: public.item differs",
-        "  hint: Stop writing to the slave's tables, and copy anew: "
-        "`pyreplica copy shop --truncate`.",
+        "  hint: See what makes them equal: `pyreplica repair shop`.",
     ]
 
 
@@ -334,26 +334,36 @@ def test_compare_json_has_the_documented_shape(shop: Path, databases: Databases)
     damage(databases)
     done = pyreplica(shop, "compare", "--json", code=3)
     assert json.loads(done.stdout) == {
-        "shop": [
-            {
-                "table": "public.item",
-                "rows": 101,
-                "differing": 3,
-                "differences": [
-                    {"kind": "missing", "key": {"id": "2"}},
-                    {"kind": "differs", "key": {"id": "10"}},
-                    {"kind": "extra", "key": {"id": "1000"}},
-                ],
-                "problem": None,
-                "equal": False,
-            },
-            {
-                "table": "public.late",
-                "rows": 0,
-                "differing": 0,
-                "differences": [],
-                "problem": "it was never copied",
-                "equal": False,
-            },
-        ]
+        "shop": {
+            "tables": [
+                {
+                    "table": "public.item",
+                    "rows": 101,
+                    "differing": 3,
+                    "differences": [
+                        {"kind": "missing", "key": {"id": "2"}, "master": None, "slave": None},
+                        {
+                            "kind": "differs",
+                            "key": {"id": "10"},
+                            "master": {"price": "15.0"},
+                            "slave": {"price": "0"},
+                        },
+                        {"kind": "extra", "key": {"id": "1000"}, "master": None, "slave": None},
+                    ],
+                    "problem": None,
+                    "hint": None,
+                    "equal": False,
+                },
+                {
+                    "table": "public.late",
+                    "rows": 0,
+                    "differing": 0,
+                    "differences": [],
+                    "problem": "it was never copied",
+                    "hint": "Copy it: `pyreplica add-table shop public.late`.",
+                    "equal": False,
+                },
+            ],
+            "sequences": [],
+        }
     }

@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -21,6 +22,7 @@ from pyreplica import errors
 from pyreplica.cli import main
 from pyreplica.config import ReplicationConfig
 from pyreplica.replication.compare import TableResult
+from pyreplica.replication.repair import RepairState, TableRepair
 from pyreplica.replication.report import RUNNING, Report
 from tests.conftest import Databases
 from tests.integration.cli_support import (
@@ -139,8 +141,9 @@ def test_the_commands_that_are_looked_for_are_found() -> None:
 
 def test_commands_md_describes_each_command_with_all_its_options() -> None:
     text = read(COMMANDS)
-    names = [module.__name__.rpartition(".")[2] for module in main.COMMANDS]
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == names
+    modules = [module.__name__.rpartition(".")[2] for module in main.COMMANDS]
+    names = [module.replace("_", "-") for module in modules]
+    assert re.findall(r"^## ([\w-]+)$", text, re.MULTILINE) == names
     for name in names:
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
             main.parser().parse_args([name, "--help"])
@@ -168,6 +171,8 @@ def keys_of(command: str, first: str) -> list[str]:
 def test_commands_md_has_every_key_of_the_json() -> None:
     assert keys_of("status", "replication") == [field.name for field in fields(Report)]
     assert keys_of("compare", "table") == [*(field.name for field in fields(TableResult)), "equal"]
+    keys = [field.name for field in fields(TableRepair)]
+    assert keys_of("repair", "table") == [*keys, *get_args(RepairState)]
 
 
 def test_commands_md_has_every_state() -> None:
@@ -204,6 +209,7 @@ def test_architecture_md_has_every_table_of_both_sides(
 # Messages
 
 FROM_POSTGRESQL = {
+    "cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY",
     "permission denied for schema pyreplica",
     'permission denied to set parameter "session_replication_role"',
     "total size of jsonb object elements exceeds the maximum of 268435455 bytes",
@@ -413,6 +419,9 @@ def test_roles_that_are_no_superusers_can_do_all_but_install(
             "INSERT INTO item VALUES (1, 'again', 1)",
         )
         wait(plain_roles)
+        pyreplica(plain_roles, "compare")
+        execute(databases.slave, "DELETE FROM item", "INSERT INTO item VALUES (2, 'extra', 1)")
+        pyreplica(plain_roles, "repair", "--yes")
         pyreplica(plain_roles, "compare")
     # and look after the log
     there = databases.master_cluster.dsn(databases.name, user=plain_roles.stem)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyreplica import sqlfiles
 from pyreplica.database import sql
 from pyreplica.slave import staging
+from pyreplica.slave.apply import LAST_ID
 from pyreplica.slave.fold import fold
 from tests.conftest import Databases
 from tests.histories import Entry, entries
@@ -57,7 +58,8 @@ def test_both_ways_of_folding_give_the_same_net_changes(
                     "rows": [row for _, _, row in changes],
                 },
             )
-            session.execute(sql.SQL(_SQL["fold"]).format(**_TABLES), {"tab": 7, "after": 0})
+            values = {"tab": 7, "after": 0, "before": LAST_ID}
+            session.execute(sql.SQL(_SQL["fold"]).format(**_TABLES), values)
             rows = session.query(
                 sql.SQL("SELECT kind::text, key, row::text FROM {net} ORDER BY key").format(
                     **_TABLES

@@ -209,23 +209,26 @@ class Master:
         return [relid for (relid,) in self.reader.run(query)]
 
     def _rows(self, relid: int) -> dict[Key, Text]:
-        table, columns, key, partitioned = self.reader.run(
+        table, columns, key, partitioned, xml = self.reader.run(
             f"""SELECT {relid}::regclass::text,
                 ARRAY(SELECT a.attname::text FROM pg_attribute a
                     WHERE a.attrelid = {relid} AND a.attnum > 0 AND NOT a.attisdropped
                         AND (a.attgenerated = '' OR a.attnum = ANY (i.indkey)) ORDER BY a.attnum),
                 ARRAY(SELECT a.attname::text FROM pg_attribute a
                     WHERE a.attrelid = {relid} AND a.attnum = ANY (i.indkey)),
-                (SELECT relkind = 'p' FROM pg_class WHERE oid = {relid})
+                (SELECT relkind = 'p' FROM pg_class WHERE oid = {relid}),
+                ARRAY(SELECT a.attname::text FROM pg_attribute a
+                    WHERE a.attrelid = {relid} AND a.atttypid = 'xml'::regtype)
             FROM pg_index i WHERE i.indrelid = {relid} AND i.indisprimary"""
         )[0]
         # format() prints by the type's output function, and num_nulls() knows a NULL from a
-        # composite of NULLs
+        # composite of NULLs; that of xml leaves something out
         values = ", ".join(
-            "CASE num_nulls({0}) WHEN 0 THEN format('%s', {0}) END".format(
-                psycopg2.extensions.quote_ident(name, self.reader.connection)
+            "CASE num_nulls({}) WHEN 0 THEN format('%s', {}) END".format(
+                quoted, f"XMLSERIALIZE(CONTENT {quoted} AS text)" if name in xml else quoted
             )
             for name in columns
+            for quoted in [psycopg2.extensions.quote_ident(name, self.reader.connection)]
         )
         found: dict[Key, Text] = {}
         for (row,) in self.reader.run(
@@ -261,6 +264,11 @@ def replay(changes: Iterable[Change]) -> dict[int, dict[Key, Text]]:
     for change in log:
         rows = tables.setdefault(change.relid, {})
         if change.key is None:
+            if change.op == "F":
+                assert change.row
+                for row in rows.values():
+                    row.update(change.row)
+                continue
             assert change.op == "T", change
             rows.clear()
             continue

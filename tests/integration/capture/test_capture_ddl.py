@@ -26,7 +26,7 @@ def generations(master: Master) -> int:
 
 
 def test_a_column_added_is_captured_from_then_on(table: Master) -> None:
-    table.run("ALTER TABLE t ADD x text")
+    assert table.logged("ALTER TABLE t ADD x text") == ["t F x=NULL"]
     assert table.logged("UPDATE t SET x = 'new'") == ["t U 1 x=new"]
     assert table.logged("INSERT INTO t VALUES (2, 'b', 2, 'y')") == ["t I 2 v=b w=2 x=y"]
     table.assert_exact()
@@ -42,8 +42,80 @@ def test_a_column_added_between_two_statements_of_a_transaction_is_captured(tabl
         "INSERT INTO t VALUES (3, 'c', 3)",
         "UPDATE t SET x = 4 WHERE id = 2",
         "COMMIT",
-    ) == ["t I 2 v=b w=2", "t I 3 v=c x=3", "t U 2 x=4"]
+    ) == ["t I 2 v=b w=2", "t F x=NULL", "t I 3 v=c x=3", "t U 2 x=4"]
     assert table.logged("INSERT INTO t VALUES (4, 'd', 4)", session=other) == ["t I 4 v=d x=4"]
+
+
+def test_the_value_that_a_new_column_begins_with_is_logged_once_for_all_rows(
+    table: Master,
+) -> None:
+    table.run("SET TimeZone = 'Asia/Kolkata'", "INSERT INTO t VALUES (2, 'b', 2)")
+    assert table.logged("ALTER TABLE t ADD x int DEFAULT 5, ADD y text[] DEFAULT '{a,NULL}'") == [
+        "t F x=5 y={a,NULL}"
+    ]
+    table.run("ALTER TABLE t ADD at timestamptz NOT NULL DEFAULT now()")  # the same for all rows
+    table.run("ALTER TABLE t DROP x, ADD x int DEFAULT 6")
+    table.assert_exact()
+
+
+@pytest.mark.parametrize(
+    "alteration",
+    [
+        "ADD x double precision DEFAULT random()",
+        "ADD x bigserial",
+        "ALTER w TYPE bigint USING w + 100",
+        "ALTER v TYPE text USING upper(v)",
+        "ALTER id TYPE bigint USING id + 100",
+        "ALTER id TYPE text USING 'k' || id",
+        "DROP CONSTRAINT t_pkey, ADD x serial PRIMARY KEY",
+        "ALTER g DROP EXPRESSION",
+        "ALTER at TYPE timestamptz",
+    ],
+)
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+# one of the conversions needs no rewrite in UTC
+@pytest.mark.parametrize("zone", ["UTC", "America/St_Johns"])
+def test_values_that_alter_table_computes_are_logged(
+    master: Master, alteration: str, partitioned: bool, zone: str
+) -> None:
+    columns = (
+        "id int PRIMARY KEY, v text, w int, at timestamp DEFAULT '2020-02-02 02:02', "
+        "z int DEFAULT 7, g int GENERATED ALWAYS AS (z * 2) STORED"
+    )
+    if partitioned:
+        if "id TYPE" in alteration or "PRIMARY KEY" in alteration:
+            return  # PostgreSQL does not alter a partition key
+        master.run(
+            f"CREATE TABLE t ({columns}) PARTITION BY RANGE (id)",
+            "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (2)",
+            "CREATE TABLE t2 PARTITION OF t DEFAULT",
+        )
+        master.add("public.t")
+    else:
+        master.table(columns)
+    # what a table held before it was added has been copied; here all of it is in the log
+    master.run("INSERT INTO t (id, v, w) SELECT n, 'v' || n, n FROM generate_series(1, 3) n")
+    master.run(f"SET TimeZone = '{zone}'", "BEGIN", f"ALTER TABLE t {alteration}")
+    master.run("UPDATE t SET v = v || 'z'", "COMMIT")
+    master.assert_exact()
+
+
+def test_a_rewrite_while_there_is_no_key_is_logged_with_the_new_key(table: Master) -> None:
+    table.run("INSERT INTO t VALUES (2, 'b', 2)")
+    table.run(
+        "ALTER TABLE t DROP CONSTRAINT t_pkey",
+        "ALTER TABLE t ALTER id TYPE int USING id + 7",
+        "ALTER TABLE t ADD x int DEFAULT 3",
+        "ALTER TABLE t ADD PRIMARY KEY (id)",
+    )
+    table.assert_exact()
+
+
+def test_who_says_that_the_slaves_compute_the_same_has_no_rewrite_logged(table: Master) -> None:
+    table.run("SET pyreplica.log_rewrites = off")
+    assert table.logged("ALTER TABLE t ALTER w TYPE bigint") == []
+    table.run("RESET pyreplica.log_rewrites")
+    assert table.logged("ALTER TABLE t ADD x int") == ["t F x=NULL"]
 
 
 def test_a_column_dropped_is_logged_no_more(table: Master) -> None:

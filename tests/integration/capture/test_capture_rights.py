@@ -91,7 +91,9 @@ def test_functions_that_run_with_the_installers_rights_pin_their_search_path(
         "SELECT proname FROM pg_proc WHERE pronamespace = 'pyreplica'::regnamespace "
         "AND NOT coalesce(proconfig @> '{\"search_path=pg_catalog, pg_temp\"}', false)"
     )
-    assert rows == []
+    # which has the rights of who runs it, and looks at his search_path
+    assert rows == [("announce_ddl",)]
+    assert not master.reader.value("SELECT prosecdef FROM pg_proc WHERE proname = 'announce_ddl'")
 
 
 def test_ddl_of_an_ordinary_owner_is_followed(master: Master, app: Session) -> None:

@@ -84,6 +84,18 @@ def test_a_row_trigger_that_takes_the_update_back(master: Master) -> None:
     master.assert_exact()
 
 
+def test_a_row_trigger_that_takes_a_change_of_the_key_back(master: Master) -> None:
+    master.table("id int PRIMARY KEY, v text")
+    master.run("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    take_back = "IF pg_trigger_depth() = 1 THEN UPDATE t SET id = old.id WHERE id = new.id; END IF;"
+    trigger(master, "AFTER UPDATE", take_back)
+    # the insert was logged while the row still stood for the slave: it may be there
+    logged = master.logged("UPDATE t SET id = id + 10 WHERE id = 1")
+    assert logged == ["t D 11", "t I 1 v=a", "t i 1 v=a", "t d 11"]
+    master.run("UPDATE t SET id = id + 10, v = 'c'")
+    master.assert_exact()
+
+
 @pytest.mark.parametrize("name", ["aaa", "zzz"])
 @pytest.mark.parametrize("event", ["INSERT", "UPDATE", "DELETE"])
 def test_statement_triggers_before_and_after_ours_in_the_alphabet(

@@ -316,3 +316,46 @@ def test_a_table_is_captured_only_together_with_those_it_inherits_from(master: M
         removed = ask(f"SELECT pyreplica.remove_table('public.{name}')")
         assert removed.startswith(f"public.{name}: removed")
     assert master.logged("UPDATE z SET v = 'x'", "TRUNCATE z") == []
+
+
+@pytest.mark.parametrize(
+    "more", ["", "WHEN MATCHED THEN DELETE", "WHEN NOT MATCHED THEN INSERT VALUES (50, 5)"]
+)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "{}",
+        "DO $$BEGIN {}; END$$",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$BEGIN {}; END$$; SELECT f()",
+        "CREATE PROCEDURE f() LANGUAGE sql AS $$ {} $$; CALL f()",
+        "PREPARE p AS {}; EXECUTE p",
+    ],
+    ids=["plain", "in a block", "in PL/pgSQL", "in SQL", "prepared"],
+)
+def test_merge_that_moves_a_row_to_another_partition(master: Master, way: str, more: str) -> None:
+    master.table("id int PRIMARY KEY, v int) PARTITION BY RANGE (id")
+    master.run(
+        "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (MINVALUE) TO (10) PARTITION BY LIST (id)",
+        "CREATE TABLE t_1_1 PARTITION OF t_1 FOR VALUES IN (1, 5)",
+        "CREATE TABLE t_1_rest PARTITION OF t_1 DEFAULT",
+        "CREATE TABLE t_2 PARTITION OF t DEFAULT",
+        "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (5, 5)",
+    )
+    merge = (
+        "MERGE INTO {} t USING (VALUES (1), (3), (7)) s(x) ON t.id = s.x "
+        f"WHEN MATCHED AND s.x = 1 THEN UPDATE SET id = {{}} {more}"
+    )
+    master.run(way.format(merge.format("t", 11)))
+    master.assert_exact()
+    master.run(
+        "INSERT INTO t VALUES (1, 1), (3, 4) ON CONFLICT DO NOTHING",
+        "DELETE FROM t WHERE id = 50",
+        merge.format("t_1", 4).replace("50", "8"),  # within one partition's own
+    )
+    master.assert_exact()
+    # the settings of a MERGE are over with it
+    assert master.logged("INSERT INTO t VALUES (70, 7)", "UPDATE t SET id = 9 WHERE id = 70") == [
+        "t I 70 v=7",
+        "t D 70",
+        "t I 9 v=7",
+    ]

@@ -162,14 +162,42 @@ def test_a_prepared_transaction_is_in_the_log_once_it_is_committed(two_phase: Ma
     two_phase.assert_exact()
 
 
-def test_who_prepares_transactions_can_be_kept_from_ringing(two_phase: Master) -> None:
-    # PostgreSQL does not prepare a transaction that has executed NOTIFY
-    two_phase.run("BEGIN", "INSERT INTO t VALUES (1, 'a')")
-    with pytest.raises(psycopg2.errors.FeatureNotSupported, match="NOTIFY"):
-        two_phase.run("PREPARE TRANSACTION 'app'")
-    two_phase.run("ALTER DATABASE two_phase SET pyreplica.notify = off")
-    app = two_phase.session()
-    app.run("BEGIN", "INSERT INTO t VALUES (1, 'a')", "PREPARE TRANSACTION 'app'")
-    app.run("COMMIT PREPARED 'app'")
-    assert two_phase.logged("INSERT INTO t VALUES (2, 'b')", session=app) == ["t I 2 v=b"]
+def test_where_transactions_can_be_prepared_nobody_rings(two_phase: Master) -> None:
+    listener = two_phase.session()
+    listener.run("LISTEN pyreplica")
+    assert two_phase.logged("INSERT INTO t VALUES (1, 'a')") == ["t I 1 v=a"]
+    two_phase.run("BEGIN", "UPDATE t SET v = 'b'", "PREPARE TRANSACTION 'app'")
+    two_phase.run("COMMIT PREPARED 'app'")
+    assert listener.notifications() == []
     two_phase.assert_exact()
+
+
+def test_an_administrator_can_have_writers_ring_all_the_same_but_for_some(
+    two_phase: Master,
+) -> None:
+    two_phase.run("ALTER DATABASE two_phase SET pyreplica.notify = on")
+    writer, listener = two_phase.session(), two_phase.session()
+    listener.run("LISTEN pyreplica")
+    assert two_phase.logged("INSERT INTO t VALUES (1, 'a')", session=writer) == ["t I 1 v=a"]
+    assert listener.notifications() == ["pyreplica"]
+    # PostgreSQL does not prepare a transaction that has executed NOTIFY
+    writer.run("BEGIN", "INSERT INTO t VALUES (2, 'b')")
+    with pytest.raises(psycopg2.errors.FeatureNotSupported, match="NOTIFY"):
+        writer.run("PREPARE TRANSACTION 'app'")
+    writer.run("BEGIN", "SET LOCAL pyreplica.notify = off", "INSERT INTO t VALUES (2, 'b')")
+    writer.run("PREPARE TRANSACTION 'app'", "COMMIT PREPARED 'app'")
+    assert listener.notifications() == []
+    # a setting made with SET LOCAL leaves an empty one behind
+    writer.run("RESET pyreplica.notify", "INSERT INTO t VALUES (3, 'c')")
+    assert listener.notifications() == ["pyreplica"]
+    two_phase.assert_exact()
+
+
+@pytest.mark.parametrize(
+    ("said", "rings"),
+    [("on", True), ("TRUE", True), ("1", True), ("off", False), ("No", False), ("", True)],
+)
+def test_whether_a_session_rings_is_a_setting(master: Master, said: str, rings: bool) -> None:
+    assert master.reader.value("SELECT pyreplica.rings()") is True
+    session = master.session(**{"pyreplica.notify": said})
+    assert session.value("SELECT pyreplica.rings()") is rings

@@ -1,0 +1,207 @@
+"""Copies tables as of one snapshot of the master, by several workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.database import pump, sql
+from pyreplica.errors import PyReplicaError
+from pyreplica.master import Master, TableSize
+from pyreplica.model import CapturedTable, Position
+from pyreplica.slave import Slave
+
+_Side = TypeVar("_Side", Master, Slave)
+
+REPEATABLE = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Progress(Protocol):
+    """Is told how a copy goes; called from the workers' threads."""
+
+    def begin(self, tables: Sequence[tuple[str, int]]) -> None:
+        """The tables to be copied, with their estimated numbers of rows."""
+
+    def rows(self, table: str, rows: int) -> None:
+        """So many rows more have gone through."""
+
+    def done(self, table: str, rows: int) -> None:
+        """A table is complete."""
+
+    def say(self, text: str) -> None:
+        """Something else is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a copy reads: the name of an exported snapshot, and its position."""
+
+    name: str
+    position: Position
+
+
+Note = Callable[[Slave, CapturedTable, int], None]
+"""Notes on the slave that so many rows of a table were copied, in the same transaction."""
+
+
+class Copier:
+    """Copies tables for a command that may be broken off.
+
+    Args:
+        config: the replication.
+        progress: is told how it goes.
+        workers: how many tables are copied at a time; from the configuration when None.
+        again: the command that copies again, for hints.
+    """
+
+    def __init__(
+        self, config: ReplicationConfig, progress: Progress, workers: int | None, again: str
+    ) -> None:
+        self._config = config
+        self._progress = progress
+        self._workers = workers or config.copy_workers
+        self._again = again
+        self._open: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def cancel(self) -> None:
+        """Break it off; for another thread or a signal. What was finished stays marked so."""
+        with self._lock:
+            for cancel in self._open:
+                cancel()
+
+    @contextmanager
+    def side(self, kind: Callable[[ReplicationConfig], _Side]) -> Iterator[_Side]:
+        """A session that cancel() knows of."""
+        side = kind(self._config)
+        cancel = side.connection.cancel
+        with self._lock:
+            self._open.append(cancel)
+        try:
+            yield side
+        finally:
+            with self._lock:
+                self._open.remove(cancel)
+            side.close()
+
+    @contextmanager
+    def moment(self) -> Iterator[tuple[Master, Moment]]:
+        """A session whose snapshot all workers read, for the time of the copy."""
+        with self.side(Master) as exporter, exporter.connection.transaction(REPEATABLE):
+            yield exporter, Moment(exporter.export_snapshot(), exporter.position())
+
+    def copy(
+        self, exporter: Master, moment: Moment, tables: Sequence[CapturedTable], note: Note
+    ) -> int:
+        """Copy tables; gives the number of rows.
+
+        Args:
+            exporter: the session that has exported the snapshot.
+            note: called when a table is copied, before that is committed.
+        """
+        sizes = {t: exporter.table_size(t) for t in tables}
+        # the largest first, so that no worker is left alone with it at the end
+        ordered = sorted(tables, key=lambda t: sizes[t].bytes, reverse=True)
+        self._progress.begin([(str(t), sizes[t].rows) for t in ordered])
+        queue = iter(ordered)
+        copied = 0
+        with ThreadPoolExecutor(min(self._workers, len(ordered)), "copy") as pool:
+            futures = [
+                pool.submit(self._work, moment, queue, sizes, note)
+                for _ in range(min(self._workers, len(ordered)))
+            ]
+            try:
+                for future in as_completed(futures):
+                    copied += future.result()
+            except BaseException:
+                with self._lock:
+                    for _ in queue:  # nothing more to be begun
+                        pass
+                self.cancel()
+                raise
+        return copied
+
+    def _work(
+        self,
+        moment: Moment,
+        queue: Iterator[CapturedTable],
+        sizes: dict[CapturedTable, TableSize],
+        note: Note,
+    ) -> int:
+        """One worker: table after table, in one snapshot of the master."""
+        copied = 0
+        with (
+            self.side(Master) as master,
+            self.side(Slave) as slave,
+            master.connection.transaction(REPEATABLE),
+        ):
+            master.use_snapshot(moment.name)
+            while True:
+                with self._lock:
+                    table = next(queue, None)
+                if table is None:
+                    return copied
+                copied += self._table(master, slave, table, sizes[table], note)
+
+    def _table(
+        self, master: Master, slave: Slave, table: CapturedTable, size: TableSize, note: Note
+    ) -> int:
+        name = sql.Identifier(table.schema, table.name)
+        columns = sql.SQL(", ").join(sql.Identifier(c) for c in table.columns)
+        source = _source(table, size.partitioned)
+        slave.copying_table(table)
+        try:
+            with slave.connection.transaction():
+                rows = pump(
+                    master.connection,
+                    sql.SQL("COPY {} TO STDOUT").format(source),
+                    slave.connection,
+                    sql.SQL("COPY {} ({}) FROM STDIN").format(name, columns),
+                    lambda n: self._progress.rows(str(table), n),
+                )
+                if master.rewritten(table) and not self._truncated(master.position(), table):
+                    raise PyReplicaError(
+                        "ALTER TABLE has rewritten it on the master after the copy had begun",
+                        where=self._config.name,
+                        hint=f"Copy again: `{self._again}`.",
+                    )
+                note(slave, table, rows)
+        except PyReplicaError as error:
+            error.what = f"copying table {table}: {error.what}"
+            raise
+        slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
+        self._progress.done(str(table), rows)
+        return rows
+
+    def _truncated(self, after: Position, table: CapturedTable) -> bool:
+        """Whether the table was truncated after the copy's snapshot: the log then has all of it."""
+        with self.side(Master) as now:
+            return now.truncated(after.snapshot, table)
+
+
+def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
+    """What COPY reads: the table's own rows, all values as their types print them.
+
+    The table itself where that will do, which is fastest. COPY refuses a partitioned one, and the
+    output function of xml leaves the encoding out of the XML declaration, which the log keeps.
+    """
+    name = sql.Identifier(table.schema, table.name)
+    names = [sql.Identifier(c) for c in table.columns]
+    is_xml = [
+        type_ == "xml" or table.definitions.get(c) == f"{type_} is xml"
+        for c, type_ in ((c, table.types[c]) for c in table.columns)
+    ]
+    if not partitioned and not any(is_xml):
+        return sql.SQL("{} ({})").format(name, sql.SQL(", ").join(names))
+    values = [
+        sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(c) if xml else c
+        for c, xml in zip(names, is_xml, strict=True)
+    ]
+    return sql.SQL("(SELECT {} FROM {}{})").format(
+        sql.SQL(", ").join(values), sql.SQL("" if partitioned else "ONLY "), name
+    )

@@ -1,0 +1,157 @@
+"""Which tables a session applies, and how those join that were copied beside it.
+
+A table that is added to a running replication is copied as of a snapshot S of its own
+(addition.py), and its state is "joining" from then on. The daemon has passed its changes over so
+far. The first batch that ends at S or later brings it in: of this table the batch has what was
+committed between S and the batch's end, of all others what is due as ever. The state becomes
+"ready" in the same transaction, so that the table joins exactly once, whatever dies (see
+docs/protocol.md). Until then the master keeps the log from before S, which is what holding it
+means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.database import sql
+from pyreplica.errors import ApplyError
+from pyreplica.master import Apart, Master
+from pyreplica.model import CapturedTable, Position, TableCopy
+from pyreplica.slave import Slave
+
+ANNOUNCED = "tables"
+"""The payload of the notification that has the daemon look at its tables anew."""
+
+
+class Tables:
+    """The tables of one session, as the slave has recorded them.
+
+    Args:
+        config: the replication.
+        master: the session with the master.
+        slave: the session with the slave.
+    """
+
+    def __init__(self, config: ReplicationConfig, master: Master, slave: Slave) -> None:
+        self._config = config
+        self._master = master
+        self._slave = slave
+        self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._said: set[str] = set()
+        self._copies: dict[int, TableCopy] = {}
+        self._applied: set[int] = set()
+        self.joining: tuple[TableCopy, ...] = ()
+
+    def load(self) -> None:
+        """Look at what the slave has recorded."""
+        self._copies = recorded(self._master, self._slave)
+        self._applied = {relid for relid, copy in self._copies.items() if copy.state == "ready"}
+        waiting = [copy for copy in self._copies.values() if copy.state == "joining"]
+        self.joining = tuple(copy for copy in waiting if self._is_chosen(copy))
+
+    def _is_chosen(self, copy: TableCopy) -> bool:
+        if self._config.includes(copy.schema, copy.name):
+            return True
+        self._say(
+            f"table {copy} was added, but is not among `tables:` in the configuration that this "
+            "daemon was started with; restart it"
+        )
+        return False
+
+    def applies(self, captured: CapturedTable) -> bool:
+        """Whether changes of a table are applied; says so when they are passed over unexpectedly.
+
+        A table that is in step and not chosen any more is forgotten as soon as a change of it is
+        passed over: chosen again, it must not be taken for one in step.
+        """
+        if not self._config.includes(captured.schema, captured.name):
+            if captured.relid in self._applied:
+                self._applied.remove(captured.relid)
+                self._slave.forget_table(captured.relid)
+                self._say(
+                    f"table {captured} is not chosen any more; its changes are passed over until "
+                    f"`pyreplica add-table {self._config.name} {captured}` takes it in again"
+                )
+            return False
+        if captured.relid in self._applied:
+            return True
+        copy = self._copies.get(captured.relid)
+        if copy is None or copy.problem is not None:
+            self._say(
+                f"table {captured} is captured on the master but was never copied to this slave; "
+                "its changes are passed over until "
+                f"`pyreplica add-table {self._config.name} {captured}` takes it in"
+            )
+        return False
+
+    def due(self, until: Position, now: Position) -> list[TableCopy]:
+        """The tables that can join with a batch that ends there."""
+        due = []
+        for copy in self.joining:
+            assert copy.snapshot is not None
+            if copy.snapshot.order <= until.snapshot.order:
+                due.append(copy)
+            elif copy.snapshot.order > now.snapshot.order:
+                self._leave_out(copy, "the master has lost what was committed when it was copied")
+        return due
+
+    def apart(self, joining: Sequence[TableCopy]) -> list[Apart]:
+        """What the batch that brings tables in has to read of them."""
+        return [
+            Apart(tuple(self._master.generations([copy.relid])), copy.snapshot)
+            for copy in joining
+            if copy.snapshot is not None
+        ]
+
+    def begin_joining(self, joining: Sequence[TableCopy]) -> list[sql.Composable]:
+        """Apply these tables from now on; gives the statements that the batch begins with."""
+        if not joining:
+            return []
+        relids = [copy.relid for copy in joining]
+        self._applied.update(relids)
+        return [self._slave.joined_tables(relids)]
+
+    def give_up(self, joining: Sequence[TableCopy], error: ApplyError) -> bool:
+        """Leave out the tables that a batch could not bring in, so that the others go on.
+
+        Returns:
+            Whether the error is about any of them.
+        """
+        guilty = [copy for copy in joining if error.table in self._names(copy)]
+        for copy in guilty:
+            self._leave_out(copy, f"{error.line} ({error.hint})" if error.hint else error.line)
+        return bool(guilty)
+
+    def _leave_out(self, copy: TableCopy, problem: str) -> None:
+        """Have a table copied again."""
+        self._log.error(
+            "table %s cannot join: %s; run `pyreplica add-table %s %s` again",
+            copy,
+            problem,
+            self._config.name,
+            copy,
+        )
+        self._slave.give_up_tables([copy.relid], problem)
+        self.joining = tuple(one for one in self.joining if one is not copy)
+
+    def _names(self, copy: TableCopy) -> set[str]:
+        """All that it was called on the master."""
+        generations = self._master.generations([copy.relid])
+        return {str(copy), *(str(table) for table in self._master.tables(generations))}
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._log.warning("%s", text)
+
+
+def recorded(master: Master, slave: Slave) -> dict[int, TableCopy]:
+    """The slave's records; lets the master's log go when no table on its way needs it any more."""
+    # in this order: who adds a table says so on the slave first, and has the log kept then
+    number = master.held()
+    copies = slave.table_copies()
+    if number is not None and not any(copy.being_added for copy in copies.values()):
+        master.release(number)
+    return copies
