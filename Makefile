@@ -3,6 +3,9 @@
 # As environment variables too: PYTHON=python3.12 make setup
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Processes that run tests, each with servers of its own; 0: only one, which shows what tests print.
+# The tests wait more than they compute.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 venv := .venv
 bin := $(venv)/bin
@@ -21,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
-	@echo 'Arguments for pytest: make test PYTEST_ARGS="-k cluster"'
+	@echo 'Arguments for pytest: make test PYTEST_ARGS="-k cluster"; and processes: WORKERS=1'
 
 prepare:
 	@.ci/prepare
@@ -45,7 +48,7 @@ lint: setup ## check style, types and layers
 
 test: lint ## lint, then run the tests
 	@echo 'pytest'
-	@$(bin)/pytest $(PYTEST_ARGS)
+	@$(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
 clean: ## remove everything that make and the tools made
 	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

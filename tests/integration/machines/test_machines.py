@@ -2,7 +2,7 @@
 
 `make test` runs a few examples, the same ones each time. To look for more:
 
-    PYREPLICA_EXAMPLES=1000 make test PYTEST_ARGS="-s tests/integration/machines"
+    PYREPLICA_EXAMPLES=1000 make test WORKERS=0 PYTEST_ARGS="-s tests/integration/machines"
 
 runs so many with random seeds. What fails is printed with the history that led to it.
 """
