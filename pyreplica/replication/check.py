@@ -269,7 +269,7 @@ def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Itera
         following += not any(finding.level == "problem" for finding in found) and bool(pair.slaves)
         yield from found
     if following:
-        yield Finding("ok", "slave", f"has {following} sequences that follow the master's")
+        yield Finding("ok", "slave", f"sequences that follow the master's: {following}")
 
 
 def _sequence(config: ReplicationConfig, pair: Pair, copied: bool) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, Row, errorcodes, pump, sql
@@ -24,6 +24,7 @@ from pyreplica.model import BARRIERS, Change, Cursor, Script
 from pyreplica.slave import Slave, emptying, is_unique_violation, staging
 from pyreplica.slave.culprit import find_culprit
 from pyreplica.slave.fold import Net, fold
+from pyreplica.slave.order import by_columns, in_pieces, in_waves, statement_for, ways_of
 from pyreplica.slave.statements import Part, TableStatements
 
 _SQL = sqlfiles.statements("slave.sql")
@@ -108,7 +109,7 @@ class Applier:
         message: list[Part] = [sql.SQL("BEGIN"), *first]
         applied = 0
         altered = False
-        for piece in _pieces(changes):
+        for piece in in_pieces(changes):
             if piece[0].op not in BARRIERS:
                 tables = self._by_table(piece)
                 message += self._small(tables, careful)
@@ -147,7 +148,7 @@ class Applier:
         self, tables: Mapping[int, tuple[TableStatements, list[Change]]], careful: bool
     ) -> list[Part]:
         """All statements for these changes, in their order."""
-        waves = _waves((id_, *found) for id_, found in tables.items())
+        waves = in_waves((id_, *found) for id_, found in tables.items())
         return [statement for wave in waves for statement in self._small_wave(wave, careful)]
 
     def _small_wave(
@@ -162,7 +163,7 @@ class Applier:
             if last >= 0:
                 emptied.append(statements)
             nets = fold((c.op, c.key, c.row) for c in changes[last + 1 :])
-            ways = _ways(statements, careful)
+            ways = ways_of(statements, careful)
             for calls, some in ((deletes, ways.deletes), (inserts, ways.inserts)):
                 for how, kind in some:
                     chosen = [net for net in nets if net.kind == kind]
@@ -172,7 +173,7 @@ class Applier:
             if chosen:
                 updates.append(self._execute(id_, statements, "reinsert", False, (), chosen))
             for kind in ways.updates:
-                for columns, chosen in _by_columns(nets, kind).items():
+                for columns, chosen in by_columns(nets, kind).items():
                     how = "reinsert" if statements.updates_identity(columns) else "update"
                     strict = kind == "U" and how == "update"
                     updates.append(self._execute(id_, statements, how, strict, columns, chosen))
@@ -193,7 +194,7 @@ class Applier:
         if name is None:
             name = f"pyreplica_{len(self._prepared)}"
             source = sql.SQL("(SELECT * FROM unnest($1, $2) u(key, row))")
-            statement = _statement(statements, how, source, columns)
+            statement = statement_for(statements, how, source, columns)
             if strict:
                 statement = _expecting(
                     statement, sql.SQL("cardinality($1)"), how, str(statements.captured)
@@ -298,7 +299,7 @@ class Applier:
         wanted = [
             (found, row) for row in rows if (found := self._catalog.statements(row[0])) is not None
         ]
-        for wave in _waves((row[0], statements, row) for statements, row in wanted):
+        for wave in in_waves((row[0], statements, row) for statements, row in wanted):
             self._apply_wave(wave, ids, careful)
         return sum(int(row[1]) + (row[2] > 0) for _, row in wanted)
 
@@ -323,7 +324,7 @@ class Applier:
         steps: tuple[list[_Step], ...] = ([], [], [])
         for statements, id_, all_kind in sources:
             identity = statements.updates_identity(statements.captured.columns)
-            ways = _ways(statements, careful, reinsert=identity)
+            ways = ways_of(statements, careful, reinsert=identity)
             updates = [("reinsert", ways.reinserts), *(("update", kind) for kind in ways.updates)]
             for step, some in zip(steps, (ways.deletes, updates, ways.inserts), strict=True):
                 step += [(statements, id_, how, kinds, all_kind) for how, kinds in some if kinds]
@@ -356,7 +357,7 @@ class Applier:
         )
         if how == "update" and not self._columns_to_update(statements):
             return
-        statement = _statement(statements, how, source, None)
+        statement = statement_for(statements, how, source, None)
         if kinds in ("U", "D"):
             expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
             statement = _expecting(statement, expected, how, str(statements.captured))
@@ -481,90 +482,6 @@ class Applier:
             self._log.warning("%s", notice.removeprefix("WARNING:").strip())
 
 
-def _pieces(changes: Iterable[Change]) -> Iterator[list[Change]]:
-    """The changes between barriers, and each barrier by itself."""
-    piece: list[Change] = []
-    for change in changes:
-        if change.op not in BARRIERS:
-            piece.append(change)
-            continue
-        if piece:
-            yield piece
-        yield [change]
-        piece = []
-    if piece:
-        yield piece
-
-
-def _waves(
-    generations: Iterable[tuple[int, TableStatements, _T]],
-) -> Iterator[list[tuple[int, TableStatements, _T]]]:
-    """The generations of a batch's tables, by their first changes, in groups to be applied in turn.
-
-    DDL begins a new generation of a table. Its changes belong after all those of the one before it,
-    also where they are of the same rows; the tables among themselves have no such order.
-    """
-    wave: dict[str, tuple[int, TableStatements, _T]] = {}
-    for one in generations:
-        table = str(one[1].table)
-        if table in wave:
-            yield list(wave.values())
-            wave = {}
-        wave[table] = one
-    yield list(wave.values())
-
-
-_Step = tuple[TableStatements, int, str, str, str]
-"""What Applier._apply_net() is given."""
-
-
-class _Ways(NamedTuple):
-    """Which kinds of net changes of a table are applied in which way, (way, kind).
-
-    Args:
-        reinserts: the kinds that go through one statement.
-        updates: the kinds that are updated, each by itself.
-    """
-
-    deletes: tuple[tuple[str, str], ...]
-    reinserts: str
-    updates: str
-    inserts: tuple[tuple[str, str], ...]
-
-
-def _ways(statements: TableStatements, careful: bool, reinsert: bool = False) -> _Ways:
-    """How a table's net changes are applied.
-
-    Args:
-        careful: values of another unique key may change hands between updated rows. These all go
-            through one statement then, whatever column changes with it.
-        reinsert: they have to in any case.
-    """
-    reinsert |= careful and statements.table.other_unique
-    # a row that is replaced keeps what only the slave has in it, if it is there
-    own = statements.has_own
-    return _Ways(
-        (("delete", "D"), ("delete", "d"), *(() if own else (("delete", "r"),))),
-        ("Uu" if reinsert else "") + ("r" if own else ""),
-        "" if reinsert else "Uu",
-        (("insert", "I"), ("insert_missing" if own else "insert", "r")),
-    )
-
-
-def _statement(
-    statements: TableStatements, how: str, source: Part, columns: Sequence[str] | None
-) -> Part:
-    if how == "delete":
-        return statements.delete(source)
-    if how == "insert":
-        return statements.insert(source)
-    if how == "insert_missing":
-        return statements.insert_missing(source)
-    if how == "reinsert":
-        return statements.reinsert(source)
-    return statements.update(source, columns)
-
-
 def _expecting(statement: Part, expected: Part, how: str, table: str) -> Part:
     """The statement, with a warning when it meets another number of rows than it should."""
     conflict = "delete_missing" if how == "delete" else "update_missing"
@@ -573,15 +490,8 @@ def _expecting(statement: Part, expected: Part, how: str, table: str) -> Part:
     ).format(statement, expected, sql.Literal(conflict), sql.Literal(table))
 
 
-def _by_columns(nets: Sequence[Net], kind: str) -> dict[tuple[str, ...], list[Net]]:
-    """Updates by the columns they change; the object's keys are all that is looked at."""
-    grouped: dict[tuple[str, ...], list[Net]] = {}
-    for net in nets:
-        if net.kind == kind:
-            columns = tuple(json.loads(net.row or "{}"))
-            if columns:
-                grouped.setdefault(columns, []).append(net)
-    return grouped
+_Step = tuple[TableStatements, int, str, str, str]
+"""What Applier._apply_net() is given."""
 
 
 def _unnamed(error: DatabaseError) -> ApplyError:

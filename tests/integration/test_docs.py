@@ -258,6 +258,23 @@ def test_every_message_in_troubleshooting_md_is_one_of_the_program() -> None:
         assert any(pattern.fullmatch(candidate) for candidate in known), message
 
 
+# The tests that exactness.md names
+
+
+def test_every_test_and_scenario_of_exactness_md_exists() -> None:
+    text = read(ROOT / "docs" / "exactness.md")
+    here = ROOT / "tests" / "integration"
+    named = re.findall(r"`([\w./]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 60
+    for file, test in named:
+        source = read(here / file)
+        assert not test or re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}::{test}"
+    scenarios = re.findall(r"`([a-z_]{12,})`", " ".join(re.findall(r"scenarios? (.*?) \|", text)))
+    assert len(scenarios) > 30
+    missing = [s for s in scenarios if not (here / "scenarios" / f"{s}.sql").exists()]
+    assert missing == []
+
+
 # The quick start
 
 
