@@ -183,7 +183,8 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
 );
 
 CREATE OR REPLACE VIEW pyreplica.changes AS
-SELECT l.id, l.txid, l.at, format('%I.%I', t.schema_name, t.table_name) AS "table", l.op, l.key, l.row
+SELECT l.id, l.txid, l.at,
+    CASE WHEN t.id IS NOT NULL THEN format('%I.%I', t.schema_name, t.table_name) END AS "table", l.op, l.key, l.row
 FROM pyreplica.replica_log l LEFT JOIN pyreplica.replica_table t ON t.id = l.tab;
 COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to be read by people';
 

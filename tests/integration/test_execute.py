@@ -164,6 +164,21 @@ def test_a_script_that_ends_its_transaction_is_told_so(shop: Shop) -> None:
     assert value(shop.databases.slave, columns) == 4 + 6
 
 
+def test_the_log_shows_what_is_sent(shop: Shop) -> None:
+    pyreplica(
+        shop.path,
+        "execute",
+        str(shop.script("CREATE VIEW public.v AS SELECT 1;")),
+        "--timeout",
+        "0",
+    )
+    with connect(shop.databases.master) as session:
+        shown = session.query(
+            "SELECT \"table\", op::text, row ->> 'sql' FROM pyreplica.changes WHERE op = 'S'"
+        )
+    assert shown == [(None, "S", "CREATE VIEW public.v AS SELECT 1;")]
+
+
 def test_only_the_named_replications_run_it(shop: Shop) -> None:
     names = "UPDATE pyreplica.replica_log SET row = jsonb_set(row, '{replications}', '[\"other\"]')"
     done = pyreplica(
