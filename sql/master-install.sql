@@ -1348,6 +1348,7 @@ BEGIN
     IF coalesce(current_setting('pyreplica.refreshing', true), '') = 'on'
         OR current_setting('session_replication_role') = 'replica'      -- a slave's daemon
         OR current_setting('pyreplica.announced', true) = now_
+        OR query IS NULL
         OR script IS NULL AND NOT EXISTS (SELECT FROM pyreplica.replica_slave WHERE ddl)
     THEN
         RETURN;
