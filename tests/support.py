@@ -249,6 +249,21 @@ def eventually(
         pause = min(pause * 1.5, 0.1)
 
 
+def rotated(dsn: str) -> str:
+    """Look after the log, however small it is; gives what was done.
+
+    It never waits for a lock: while a daemon confirms a batch it does nothing, and is tried again.
+    """
+    answers: list[str | None] = []
+
+    def answered() -> bool:
+        answers.append(value(dsn, "SELECT pyreplica.rotate_log(0)"))
+        return answers[-1] is not None
+
+    eventually(answered, "the log cannot be looked after")
+    return str(answers[-1])
+
+
 def blocked(dsn: str, count: int = 1) -> Callable[[], bool]:
     """Whether so many sessions of PyReplica wait for a lock in that database."""
     query = (

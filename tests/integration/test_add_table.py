@@ -37,6 +37,7 @@ from tests.support import (
     cursors,
     eventually,
     pyreplica,
+    rotated,
     running,
     sql,
     stalling_copy,
@@ -278,18 +279,18 @@ def test_the_log_is_kept_while_a_table_is_added_and_given_back_afterwards(
     databases: Databases,
 ) -> None:
     made = replicated(databases)
-    rotated: list[str | None] = []
+    done: list[str] = []
 
     def rotate() -> None:
         for i in range(4):
             sql(databases.master, f"INSERT INTO public.new VALUES (-{i} - 1, 0, 'during')")
             wait(made, 30)
-            rotated.append(value(databases.master, "SELECT pyreplica.rotate_log(0)"))
+            done.append(rotated(databases.master))
 
     with running(made) as daemon:
         # all of it is confirmed, and would be truncated
         Addition(made, ["public.new"], Watching("begin", rotate)).run()
-        assert rotated == ["switched", "waiting", "waiting", "waiting"]
+        assert done == ["switched", "waiting", "waiting", "waiting"]
         assert_replicates(made, databases, daemon)
         eventually(
             lambda: value(databases.master, "SELECT pyreplica.rotate_log(0)") == "truncated",

@@ -28,6 +28,7 @@ from tests.support import (
     eventually,
     prepared,
     pyreplica,
+    rotated,
     running,
     sql,
     value,
@@ -187,7 +188,7 @@ def test_the_log_of_a_prepared_transaction_is_kept_when_the_log_rotates(
         prepare(databases, "one", "INSERT INTO public.t VALUES (1, 'one')")
         sql(databases.master, "INSERT INTO public.t VALUES (2, 'two')")
         assert_same(made)
-        assert value(databases.master, ROTATE) == "switched"
+        assert rotated(databases.master) == "switched"
         for number in range(3, 8):
             sql(databases.master, f"INSERT INTO public.t VALUES ({number}, 'later')")
             assert_same(made)
