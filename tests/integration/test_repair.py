@@ -19,6 +19,7 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import DatabaseError, TimedOut
 from pyreplica.replication import repair as repairing
 from pyreplica.replication.repair import TableRepair, repair
+from pyreplica.replication.wait import wait as wait_for_slave
 from tests.conftest import Databases
 from tests.integration.cli_support import TABLES, execute, refused, rows, unchanged, wait
 from tests.integration.damage import SHAPES, contents, damage, make
@@ -253,6 +254,8 @@ def test_rows_that_are_written_all_the_time_are_repaired(
 
     with running(made) as replication:
         for _ in range(3):
+            # with what the last writers left still being applied, this could meet it in a deadlock
+            wait_for_slave(made, LIMIT)
             sql(
                 databases.slave,
                 "UPDATE public.t SET v = 'damaged' WHERE id % 2 = 0",
