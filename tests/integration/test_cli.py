@@ -16,6 +16,7 @@ import pytest
 from pyreplica import __version__
 from pyreplica.cli.main import COMMANDS as MODULES
 from pyreplica.demo.cluster import Cluster
+from pyreplica.errors import PyReplicaError
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     COMMANDS,
@@ -283,7 +284,7 @@ def with_password(databases: Databases) -> Iterator[str]:
 def _lets_in(dsn: str) -> bool:
     try:
         connect(dsn).close()
-    except Exception:
+    except PyReplicaError:
         return False
     return True
 
