@@ -1,4 +1,4 @@
-"""Finds the files of sql/ and reads named statements out of them.
+"""Finds the files of sql/, and reads scripts and named statements out of them.
 
 The files with statements (``master.sql``, ``slave.sql``) are made of blocks that begin with a line
 ``-- name: fetch``; comments after it belong to the block.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_COMMAND = re.compile(r"^\\(\w+) (.*)$", re.MULTILINE)
 
 
 def path(name: str) -> Path:
@@ -29,14 +30,23 @@ def path(name: str) -> Path:
     raise FileNotFoundError(f"PyReplica is installed without its file sql/{name}")
 
 
-def text(name: str) -> str:
-    """The whole text of a file of sql/."""
+def script(name: str) -> str:
+    """A script of sql/ as the server is to have it: with its parts, without psql's own commands."""
+    return _COMMAND.sub(_part, _text(name))
+
+
+def _text(name: str) -> str:
     return path(name).read_text(encoding="utf-8")
+
+
+def _part(command: re.Match[str]) -> str:
+    name, argument = command.groups()
+    return script(argument) if name == "ir" else ""
 
 
 @cache
 def statements(name: str) -> dict[str, str]:
     """The named statements of a file of sql/, without their comment lines."""
-    parts = _NAME.split(text(name))
+    parts = _NAME.split(_text(name))
     named = zip(parts[1::2], parts[2::2], strict=True)
     return {key: re.sub(r"^\s*--.*\n", "", body, flags=re.MULTILINE).strip() for key, body in named}

@@ -25,7 +25,7 @@ def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> N
     """Run a script of sql/, as psql would; when it refuses nothing was changed."""
     with Connection(dsn, where=where, connect_timeout=config.connect_timeout) as connection:
         try:
-            connection.execute(sqlfiles.text(name))
+            connection.execute(sqlfiles.script(name))
         except PyReplicaError:
             connection.rollback()
             raise

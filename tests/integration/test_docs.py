@@ -249,7 +249,7 @@ def test_every_message_in_troubleshooting_md_is_one_of_the_program() -> None:
     quoted = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
     assert len(quoted) > 40
     known = {m for path in ROOT.glob("pyreplica/**/*.py") for m in messages_of_python(read(path))}
-    known |= {m for path in ROOT.glob("sql/*.sql") for m in messages_of_sql(read(path))}
+    known |= {m for path in ROOT.glob("sql/**/*.sql") for m in messages_of_sql(read(path))}
     for message in quoted:
         if message in FROM_POSTGRESQL:
             continue

@@ -1,0 +1,226 @@
+-- Building the capture statements. A part of master-install.sql.
+
+-- The columns of a shape that are its key, in the key's order, or the others that are logged; each with the alias
+-- it has in the capture statements (k1, k2, ... and v1, v2, ...), where users' names cannot collide with ours.
+CREATE OR REPLACE FUNCTION pyreplica.columns_of(shape jsonb, of_key boolean)
+RETURNS TABLE (name text, alias text, same boolean, base text, printed text, equal text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c ->> 'name',
+        CASE WHEN of_key THEN 'k' ELSE 'v' END || row_number() OVER (ORDER BY (c ->> 'key')::integer, n),
+        (c ->> 'same')::boolean, c ->> 'base', c ->> 'printed', c ->> 'equal'
+    FROM jsonb_array_elements(shape -> 'columns') WITH ORDINALITY e(c, n)
+    WHERE CASE WHEN of_key THEN c ->> 'key' IS NOT NULL
+        ELSE c ->> 'key' IS NULL AND NOT (c ->> 'generated')::boolean END
+    ORDER BY (c ->> 'key')::integer, n
+$$;
+
+-- A jsonb object of the key's or the other columns' values as text, out of the row with the alias `source`.
+CREATE OR REPLACE FUNCTION pyreplica.object_of(shape jsonb, of_key boolean, source text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN count(*) = 0 THEN quote_literal('{}') || '::jsonb' ELSE
+        format('jsonb_object(%L::text[], ARRAY[%s])', array_agg(name),
+            string_agg(format(printed, source || '.' || alias), ', ')) END
+    FROM pyreplica.columns_of(shape, of_key)
+$$;
+
+-- A FROM item with the logged columns of a relation (a table, a transition table) under their aliases.
+CREATE OR REPLACE FUNCTION pyreplica.rows_of(shape jsonb, relation text, of_key_only boolean DEFAULT false)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('(SELECT %s%s FROM %s r)',
+        string_agg(format('r.%I AS %s', name, alias), ', '),
+        CASE WHEN of_key_only THEN '' ELSE ', true AS here' END, relation)
+    FROM (
+        SELECT name, alias FROM pyreplica.columns_of(shape, true)
+        UNION ALL
+        SELECT name, alias FROM pyreplica.columns_of(shape, false) WHERE NOT of_key_only
+    ) c
+$$;
+
+-- The condition under which two rows have the same key, to the letter. With `by_index` also the index's own
+-- equality, so that the planner can look the row up.
+CREATE OR REPLACE FUNCTION pyreplica.same_key(shape jsonb, a text, b text, by_index boolean) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(concat_ws(' AND ',
+        CASE WHEN by_index THEN
+            concat_ws(' ', format(base, a_value), coalesce(equal, '='), format(base, b_value)) END,
+        CASE WHEN NOT same THEN format('%s = %s COLLATE "C"', format(printed, a_value), format(printed, b_value))
+            WHEN NOT by_index THEN a_value || ' = ' || b_value END), ' AND ')
+    FROM pyreplica.columns_of(shape, true), LATERAL (SELECT a || '.' || alias, b || '.' || alias) v(a_value, b_value)
+$$;
+
+-- What rows are grouped by so that those of one key come together, also to the letter.
+CREATE OR REPLACE FUNCTION pyreplica.key_groups(shape jsonb, source text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(concat_ws(', ', source || '.' || alias,
+        CASE WHEN NOT same THEN format(printed, source || '.' || alias) || ' COLLATE "C"' END), ', ')
+    FROM pyreplica.columns_of(shape, true)
+$$;
+
+-- SELECT of the keys that are in a relation more than once.
+CREATE OR REPLACE FUNCTION pyreplica.repeated_keys(shape jsonb, relation text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('SELECT FROM %s t GROUP BY %s HAVING count(*) > 1',
+        pyreplica.rows_of(shape, relation, true), pyreplica.key_groups(shape, 't'))
+$$;
+
+-- Of an updated row: columns "changed_v1 ..." that say which values differ to the byte, ...
+CREATE OR REPLACE FUNCTION pyreplica.change_flags(shape jsonb, old text, new text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(string_agg(', ' || format(
+        CASE WHEN same THEN '(%1$s.%2$s IS DISTINCT FROM %3$s.%2$s) AS changed_%2$s'
+            ELSE 'record_image_ne(ROW(%1$s.%2$s), ROW(%3$s.%2$s)) AS changed_%2$s' END, old, alias, new), ''), '')
+    FROM pyreplica.columns_of(shape, false)
+$$;
+
+-- ... whether any of them is set, ...
+CREATE OR REPLACE FUNCTION pyreplica.changed(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(string_agg('c.changed_' || alias, ' OR '), 'false') FROM pyreplica.columns_of(shape, false)
+$$;
+
+-- ... and the object of just those columns. A value that did not change is not even printed.
+CREATE OR REPLACE FUNCTION pyreplica.changed_object(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN count(*) = 0 THEN quote_literal('{}') || '::jsonb' ELSE
+        format('jsonb_object(%L::text[], ARRAY[%s]) - ARRAY[%s]::text[]', array_agg(name),
+            string_agg(format('CASE WHEN c.changed_%s THEN %s END', alias, format(printed, 'c.' || alias)), ', '),
+            string_agg(format('CASE WHEN NOT c.changed_%s THEN %L END', alias, name), ', ')) END
+    FROM pyreplica.columns_of(shape, false)
+$$;
+
+-- SELECT of log rows that restate a table: for each key in the relation `touched` the row as it stands now, or
+-- that there is none. With `against_old`, after an UPDATE, only the columns that changed; but the whole row of a key
+-- that was touched more than once, where the old row may be one that was never logged, and of a key that the
+-- statement took away and that stands all the same: it was logged as inserted before this delete of it.
+--
+-- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
+-- must not depend on the number of rows: a FULL JOIN is never a nested loop, a LATERAL one always is.
+CREATE OR REPLACE FUNCTION pyreplica.restating(
+    generation integer, shape jsonb, standing text, touched text, against_old boolean, segment text
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(
+        'SELECT %s, %s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
+        'CASE WHEN c.here IS NULL THEN NULL %s ELSE %s END '
+        'FROM (SELECT %s AS key, m.* %s '
+        'FROM (SELECT %s, count(*) AS images FROM %s t GROUP BY %s) k '
+        '%s LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s OFFSET 0) m ON true OFFSET 0) c %s',
+        segment, generation,
+        CASE WHEN against_old THEN 'WHEN c.there THEN ''u''' END,
+        CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
+        pyreplica.object_of(shape, false, 'c'),
+        pyreplica.object_of(shape, true, 'k'),
+        CASE WHEN against_old THEN
+            ', o.here AND k.images = 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
+        (SELECT string_agg('t.' || alias, ', ') FROM pyreplica.columns_of(shape, true)),
+        pyreplica.rows_of(shape, touched, true), pyreplica.key_groups(shape, 't'),
+        CASE WHEN against_old THEN
+            format('FULL JOIN %s o ON %s', pyreplica.rows_of(shape, 'old_rows'),
+                pyreplica.same_key(shape, 'o', 'k', false)) END,
+        pyreplica.rows_of(shape, standing), pyreplica.same_key(shape, 'm', 'k', true),
+        CASE WHEN against_old THEN
+            format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
+$$;
+
+-- The expression for the segment in a statement that writes the log. It is evaluated once, at the first row; and the
+-- doorbell is rung if somebody sleeps.
+CREATE OR REPLACE FUNCTION pyreplica.segment() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT '(SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
+        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d)::smallint'
+$$;
+
+-- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
+-- when the first logs nothing.
+CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    into_log constant text := 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ';
+    segment constant text := pyreplica.segment();
+    -- A statement trigger fires after all the row triggers, cascades and functions of its statement; what these
+    -- did to the same table was logged before it. So the transition tables can be trusted only by the first
+    -- capture of a table inside a client statement. The mark that says so falls back with a savepoint as the
+    -- log rows do.
+    mark constant text := format('pyreplica.t%s', shape ->> 'family');
+    first_capture constant text := format(
+        '(SELECT CASE WHEN current_setting(%1$L, true) IS DISTINCT FROM s.now '
+        'THEN set_config(%1$L, s.now, false) IS NOT NULL ELSE false END '
+        'FROM (SELECT interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text AS now OFFSET 0) s)', mark);
+    set_mark constant text := format('(SELECT set_config(%L, '
+        'interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text, false) IS NOT NULL)', mark);
+    table_ constant text := format('%I.%I', shape ->> 'schema', shape ->> 'table');
+    standing constant text := CASE WHEN (shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END || table_;
+    old_ constant text := pyreplica.rows_of(shape, 'old_rows');
+    new_ constant text := pyreplica.rows_of(shape, 'new_rows');
+    old_and_new constant text := 'WITH touched AS (TABLE old_rows UNION ALL TABLE new_rows) ';
+    -- Foreign keys may update a row that the statement has updated before, or they themselves: the transition
+    -- tables then hold several images of it, and nothing tells which is the last.
+    first_update constant text := CASE WHEN (shape ->> 'cascaded')::boolean THEN
+        format('(SELECT CASE WHEN %s THEN NOT EXISTS (%s) AND NOT EXISTS (%s) ELSE false END)', first_capture,
+            pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows'))
+        ELSE first_capture END;
+    truncated constant text := into_log
+        || format('SELECT %s, %s, ''T''::"char", NULL::jsonb, NULL::jsonb', segment, generation);
+    restated text;
+    statements jsonb;
+BEGIN
+    statements := jsonb_build_object(
+        'INSERT', jsonb_build_array(
+            into_log || format('SELECT %s, %s, ''I'', %s, %s FROM %s n WHERE %s', segment, generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_, first_capture),
+            into_log || pyreplica.restating(generation, shape, standing, 'new_rows', false, segment)),
+        'DELETE', jsonb_build_array(
+            into_log || format('SELECT %s, %s, ''D'', %s, NULL FROM %s o WHERE %s', segment, generation,
+                pyreplica.object_of(shape, true, 'o'), old_, first_capture),
+            into_log || pyreplica.restating(generation, shape, standing, 'old_rows', false, segment)),
+        -- Old and new rows come unpaired. Joined by key, a key only in old is a delete, one only in new an
+        -- insert: that is how changes of the key are logged. Rows that did not change are not logged.
+        'UPDATE', jsonb_build_array(
+            into_log || format(
+                'SELECT %s, %s, c.op, c.key, CASE c.op WHEN ''U'' THEN %s WHEN ''I'' THEN %s END '
+                'FROM (SELECT CASE WHEN o.here IS NULL THEN ''I'' WHEN n.here IS NULL THEN ''D'' '
+                'ELSE ''U'' END::"char" AS op, CASE WHEN n.here THEN %s ELSE %s END AS key%s%s '
+                'FROM %s o FULL JOIN %s n ON %s OFFSET 0) c WHERE %s AND (c.op <> ''U'' OR %s)',
+                segment, generation, pyreplica.changed_object(shape), pyreplica.object_of(shape, false, 'c'),
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, true, 'o'),
+                (SELECT string_agg(', n.' || alias, '') FROM pyreplica.columns_of(shape, false)),
+                pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
+                first_update, pyreplica.changed(shape)),
+            old_and_new || into_log || pyreplica.restating(generation, shape, standing, 'touched', true, segment)),
+        -- Rows that stand after a TRUNCATE were put there by its other triggers.
+        'AFTER TRUNCATE table', jsonb_build_array(
+            truncated || format(' UNION ALL SELECT %s, %s, ''i'', %s, %s FROM %s n', segment, generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'),
+                pyreplica.rows_of(shape, standing))),
+        -- TRUNCATE of a partition alone takes its rows out of the root, the slave may be partitioned otherwise.
+        -- TRUNCATE of the root comes here for each partition as well: nothing more to say then.
+        'BEFORE TRUNCATE root', jsonb_build_array(truncated),
+        'BEFORE TRUNCATE partition', jsonb_build_array(
+            into_log || format('SELECT %s, %s, ''d'', %s, NULL FROM %s n WHERE NOT coalesce('
+                '(SELECT l.op = ''T'' AND l.tab = %2$s FROM pyreplica.replica_log l '
+                'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
+                segment, generation, pyreplica.object_of(shape, true, 'n'),
+                -- the trigger function says which one that is
+                pyreplica.rows_of(shape, 'this_partition'))));
+
+    -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
+    -- table alone is asked.
+    IF (shape ->> 'deferrable')::boolean OR shape -> 'children' <> 'null' THEN
+        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false, segment), ' UNION ALL ')
+        INTO restated
+        FROM (
+            SELECT generation, capture_statements.shape, standing
+            UNION ALL
+            SELECT t.id, t.shape, format('ONLY %I.%I', t.shape ->> 'schema', t.shape ->> 'table')
+            FROM pyreplica.replica_table t
+            WHERE capture_statements.shape -> 'children' @> to_jsonb(t.id)
+        ) m(id, shape, standing);
+        restated := format('%s SELECT * FROM (%s) u WHERE %s', into_log, restated, set_mark);
+        statements := statements || jsonb_build_object(
+            'DELETE', jsonb_build_array('WITH touched AS (TABLE old_rows) ' || restated),
+            'UPDATE', jsonb_build_array(old_and_new || restated));
+    END IF;
+    RETURN statements;
+END
+$$;

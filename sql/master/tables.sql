@@ -1,0 +1,111 @@
+-- The tables of the master side. A part of master-install.sql.
+
+-- An upgrade beside daemons that run locks what they look after in the same order, rotate_log()'s.
+DO $$
+BEGIN
+    IF to_regclass('pyreplica.replica_slave') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('pyreplica.replica_slave') AND attname = 'holds')
+    THEN
+        LOCK TABLE pyreplica.replica_slave;
+    END IF;
+END
+$$;
+
+-- A row is a generation of a captured table: what its capture statements were built from. A DDL statement that
+-- changes any of that makes a new generation; older ones stay, because log rows name them.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_table (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relid oid NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    key_columns text[] NOT NULL,         -- empty: the table has lost its primary key, writing to it is refused
+    columns text[] NOT NULL,             -- what is logged; generated columns are not, the slave makes its own
+    shape jsonb NOT NULL,                -- all that the statements below depend on
+    statements jsonb NOT NULL,           -- event -> the statements of the capture function
+    active boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX IF NOT EXISTS replica_table_active ON pyreplica.replica_table (relid) WHERE active;
+
+-- Bit 0 names the segment of the log that is written; each other bit stands for a slave whose daemon sleeps and
+-- wants to be woken by NOTIFY. It is a sequence because reading last_value is not bound to a snapshot: a writer
+-- in REPEATABLE READ sees the bit that was set after its snapshot was taken.
+CREATE SEQUENCE IF NOT EXISTS pyreplica.doorbell MINVALUE 0 START 0;
+
+-- Never CACHE: the id is the order in which triggers ran, over all sessions.
+CREATE SEQUENCE IF NOT EXISTS pyreplica.replica_log_id;
+
+CREATE TABLE IF NOT EXISTS pyreplica.replica_log (
+    id bigint NOT NULL DEFAULT nextval('pyreplica.replica_log_id'),
+    txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    -- after txid: a writer that reads the doorbell must be visible as a running transaction before it does
+    segment smallint NOT NULL,
+    tab integer NOT NULL,                -- replica_table.id; 0 of a statement that is of no one table (S)
+    op "char" NOT NULL,                  -- I, U, D, T, i, u, d, F, P, S: see docs/architecture.md
+    key jsonb,                           -- the key columns' values as text
+    row jsonb                            -- the other columns' values as text; of an update those that changed
+) PARTITION BY LIST (segment);
+CREATE TABLE IF NOT EXISTS pyreplica.replica_log_0 PARTITION OF pyreplica.replica_log FOR VALUES IN (0);
+CREATE TABLE IF NOT EXISTS pyreplica.replica_log_1 PARTITION OF pyreplica.replica_log FOR VALUES IN (1);
+CREATE INDEX IF NOT EXISTS replica_log_txid ON pyreplica.replica_log (txid);
+
+-- Snapshots of the past at which a backlog may be cut into batches.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_tick (
+    snapshot pg_snapshot NOT NULL,
+    xmax_ xid8 NOT NULL,
+    xmin_ xid8 NOT NULL,
+    running integer NOT NULL,
+    log_id bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS replica_tick_order ON pyreplica.replica_tick (xmax_, xmin_, running DESC);
+
+-- What each slave has confirmed. batch and snapshot are the decision of the two-phase commit.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_slave (
+    replication text PRIMARY KEY,
+    bit smallint NOT NULL UNIQUE CHECK (bit BETWEEN 1 AND 62),
+    slave_system text NOT NULL,          -- system identifier and database of the slave
+    slave_database text NOT NULL,
+    state text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'ready')),
+    batch bigint NOT NULL DEFAULT 0,
+    snapshot pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),
+    log_id bigint NOT NULL DEFAULT 0,    -- where the sequence of the log's ids stood at that snapshot
+    snapshot_at timestamptz NOT NULL DEFAULT now(),
+    confirmed_at timestamptz,
+    added_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 20);
+
+-- Version 2. Only where it is needed: ALTER TABLE makes writers and daemons wait.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_slave'::regclass AND attname = 'holds')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_table
+        -- why ALTER TABLE has rewritten the table while this was its generation, and that is not in the log yet
+        ADD COLUMN IF NOT EXISTS rewritten integer NOT NULL DEFAULT 0;
+    ALTER TABLE pyreplica.replica_slave
+        -- the log is kept from here on as well, while a table is being added to the replication
+        ADD COLUMN IF NOT EXISTS held pg_snapshot,
+        -- counts who asked for that; who lets go of it has to name the number
+        ADD COLUMN IF NOT EXISTS holds bigint NOT NULL DEFAULT 0,
+        -- whether it wants DDL that was not run by `pyreplica execute`
+        ADD COLUMN IF NOT EXISTS ddl boolean NOT NULL DEFAULT false;
+END
+$$;
+
+-- The partitions of the captured tables: when one is attached, detached or dropped, its rows come and go unnoticed by
+-- any trigger.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
+    relid oid PRIMARY KEY,
+    root oid NOT NULL,
+    bound text                           -- which rows are in it; null where the columns alone do not say that
+);
+
+CREATE OR REPLACE VIEW pyreplica.changes AS
+SELECT l.id, l.txid, l.at,
+    CASE WHEN t.id IS NOT NULL THEN format('%I.%I', t.schema_name, t.table_name) END AS "table", l.op, l.key, l.row
+FROM pyreplica.replica_log l LEFT JOIN pyreplica.replica_table t ON t.id = l.tab;
+COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to be read by people';

@@ -1,0 +1,74 @@
+-- What the daemon calls: the doorbell, and the upkeep of the log. A part of master-install.sql.
+
+-- Sets or clears the bit of a sleeping daemon. Daemons exclude each other; writers only read.
+CREATE OR REPLACE FUNCTION pyreplica.set_doorbell(slave_bit integer, sleeping boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('pyreplica.doorbell'));
+    PERFORM setval('pyreplica.doorbell', CASE WHEN sleeping THEN d.last_value | (1::bigint << slave_bit)
+        ELSE d.last_value & ~(1::bigint << slave_bit) END)
+    FROM pyreplica.doorbell d;
+END
+$$;
+
+-- Whether a segment of the log holds a change that some slave has not confirmed, or that a table being added to its
+-- replication may still need. What is older than all that was running at that moment need not be looked at.
+CREATE OR REPLACE FUNCTION pyreplica.is_awaited(segment regclass) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    awaited boolean;
+BEGIN
+    EXECUTE format(
+        'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, unnest(ARRAY[s.snapshot, s.held]) k(seen), ONLY %s l '
+        'WHERE l.txid >= pg_snapshot_xmin(k.seen) AND NOT pg_visible_in_snapshot(l.txid, k.seen))', segment)
+    INTO awaited;
+    RETURN awaited;
+END
+$$;
+
+-- Log upkeep. The log has two segments, of which writers fill one. When that has grown past `rotate_at` bytes, they
+-- are told to fill the other, and it is truncated once every slave has confirmed what is in it. Nobody waits for
+-- anybody: what is locked now is left for next time. Answers "switched", "waiting" (for a slave to confirm),
+-- "truncated", or null when there was nothing to do or something was locked.
+CREATE OR REPLACE FUNCTION pyreplica.rotate_log(rotate_at bigint) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    written regclass;
+    resting regclass;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the log cannot be rotated in a % transaction, which does not see the newest changes',
+            current_setting('transaction_isolation')
+            USING HINT = 'Call it in a READ COMMITTED transaction.';
+    END IF;
+    -- a slave that is being added was seen here, or waits for us
+    LOCK TABLE pyreplica.replica_slave IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+    -- a tick is where a batch may end: after the cursor, whatever the log is held for
+    DELETE FROM pyreplica.replica_tick t
+    WHERE NOT EXISTS (SELECT FROM pyreplica.replica_slave s WHERE t.xmax_ >= pg_snapshot_xmin(s.snapshot));
+    SELECT format('pyreplica.replica_log_%s', b), format('pyreplica.replica_log_%s', 1 - b) INTO written, resting
+    FROM (SELECT last_value & 1 AS b FROM pyreplica.doorbell) d;
+    IF pg_relation_size(resting) > 0 THEN
+        IF pyreplica.is_awaited(resting) THEN
+            RETURN 'waiting';
+        END IF;
+        -- Who has written to it, before the switch or because he had read the doorbell before, has it locked until
+        -- he commits: now all its changes can be seen, and no more come.
+        EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', resting);
+        IF pyreplica.is_awaited(resting) THEN
+            RETURN 'waiting';
+        END IF;
+        EXECUTE format('TRUNCATE ONLY %s', resting);
+        RETURN 'truncated';
+    END IF;
+    IF pg_relation_size(written) < rotate_at THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('pyreplica.doorbell'));
+    PERFORM setval('pyreplica.doorbell', d.last_value # 1) FROM pyreplica.doorbell d;
+    RETURN 'switched';
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN NULL;
+END
+$$;
