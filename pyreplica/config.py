@@ -18,19 +18,32 @@ from typing import Any
 
 from pyreplica import dsn
 from pyreplica.errors import ConfigError
+from pyreplica.policies import OnError, Policies, policies
 from pyreplica.yamltree import (
     NAME,
     Check,
     Spot,
     compose,
     duration,
+    flag,
     one_of,
+    or_none,
     parse_duration,
+    parse_size,
+    size,
     suggest,
     whole,
 )
 
-__all__ = ["CommitMode", "Config", "ReplicationConfig", "load", "parse", "parse_duration"]
+__all__ = [
+    "CommitMode",
+    "Config",
+    "ReplicationConfig",
+    "load",
+    "parse",
+    "parse_duration",
+    "parse_size",
+]
 
 
 def _connection_string(spot: Spot) -> str:
@@ -85,10 +98,20 @@ class ReplicationConfig:
         commit: how a batch is committed.
         ddl: whether DDL on replicated schemas is run on the slave, too. What
             ``pyreplica execute`` runs always is.
+        guard: whether writing the replicated tables on the slave is refused to all but the daemon.
         batch_rows: the number of rows a batch is cut at while catching up.
         copy_workers: how many tables the initial copy copies at a time.
         keepalive: the longest silent wait on an idle master, in seconds.
         connect_timeout: the longest wait for a connection, in seconds.
+        peer_timeout: how long a server may be silent before it is asked whether it is still at
+            work, and given up when it does not say so, in seconds.
+        in_doubt_alert: how old a batch in doubt may become before the daemon warns, in seconds.
+        max_log_size: how much log the master keeps for the slave at the most, in bytes; None for
+            no limit. Past it the slave is dropped.
+        max_log_age: how long a change waits in the log at the most, in seconds; the same.
+        on_error: what happens when a change cannot be applied.
+        conflicts: what happens when a change meets another row than the master had.
+        keep_conflicts: how long settled conflicts can be looked up, in seconds.
         retry_first: the first delay before connecting again, in seconds.
         retry_max: the longest delay before connecting again, in seconds.
     """
@@ -104,10 +127,26 @@ class ReplicationConfig:
     ddl: bool = field(
         default=False, metadata=_checked(one_of({"ignore": False, "replicate": True}))
     )
+    guard: bool = field(default=False, metadata=_checked(flag))
     batch_rows: int = field(default=50_000, metadata=_checked(whole(1, 10_000_000)))
     copy_workers: int = field(default=4, metadata=_checked(whole(1, 64)))
     keepalive: float = field(default=60.0, metadata=_checked(duration("1s", "1d", "60s")))
     connect_timeout: float = field(default=10.0, metadata=_checked(duration("1s", "1h", "10s")))
+    peer_timeout: float = field(default=60.0, metadata=_checked(duration("1s", "1d", "60s")))
+    in_doubt_alert: float = field(default=600.0, metadata=_checked(duration("1s", "365d", "10min")))
+    max_log_size: int | None = field(
+        default=None, metadata=_checked(or_none(size("1MB", "1024TB", "20GB, or none")))
+    )
+    max_log_age: float | None = field(
+        default=None, metadata=_checked(or_none(duration("1min", "3650d", "7d, or none")))
+    )
+    on_error: OnError = field(
+        default=OnError.STOP, metadata=_checked(one_of({way.value: way for way in OnError}))
+    )
+    conflicts: Policies = field(default=Policies(), metadata=_checked(policies))
+    keep_conflicts: float = field(
+        default=7 * 86400.0, metadata=_checked(duration("1h", "3650d", "7d"))
+    )
     retry_first: float = field(default=0.5, metadata=_checked(duration("1ms", "1d", "500ms")))
     retry_max: float = field(default=30.0, metadata=_checked(duration("1ms", "1d", "30s")))
 

@@ -106,6 +106,10 @@ class Refused(PyReplicaError):
     """
 
 
+class Dropped(Refused):
+    """The master keeps no log for the slave any more: it needs a new copy."""
+
+
 class ApplyError(PyReplicaError):
     """A change could not be applied on the slave.
 

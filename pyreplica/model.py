@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-SQL_VERSION = 2
+SQL_VERSION = 3
 """The version of the installed SQL that this release works with (see replica_version)."""
 
 
@@ -111,12 +111,49 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The master's record of one slave (``replica_slave``)."""
+    """The master's record of one slave (``replica_slave``).
+
+    Args:
+        dropped: when and why its log is not kept any more, for people; None while it is.
+    """
 
     bit: int
     slave: Identity
     ready: bool
     cursor: Cursor
+    dropped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogKept:
+    """How much log the master keeps for a slave, and may keep at the most.
+
+    Args:
+        bytes: about how much the slave has not confirmed.
+        age: seconds that the oldest change of it has waited; 0 when there is none.
+        max_size: bytes; None for no limit.
+        max_age: seconds; None for no limit.
+    """
+
+    bytes: int
+    age: float
+    max_size: int | None
+    max_age: float | None
+
+    @property
+    def used_size(self) -> float | None:
+        """What part of the limit it is: 1 is all of it."""
+        return None if self.max_size is None else self.bytes / self.max_size
+
+    @property
+    def used_age(self) -> float | None:
+        """The same of the age."""
+        return None if self.max_age is None else self.age / self.max_age
+
+    @property
+    def used(self) -> float | None:
+        """The larger one; None where there is no limit."""
+        return max((u for u in (self.used_size, self.used_age) if u is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +353,10 @@ class SlaveSequence:
 
 
 class Change(NamedTuple):
-    """A row of the log, as it is fetched. ``key`` and ``row`` are the text of jsonb objects.
+    """A row of the log, as it is fetched. ``key``, ``row`` and ``old`` are text of jsonb objects.
 
-    ``op`` is what it is, see docs/architecture.md.
+    ``op`` is what it is, see docs/architecture.md; ``old`` is what an update has replaced, as far
+    as the master has logged it.
     """
 
     id: int
@@ -326,6 +364,7 @@ class Change(NamedTuple):
     op: str
     key: str
     row: str | None
+    old: str | None = None
 
 
 BARRIERS = frozenset("SFP")

@@ -67,9 +67,19 @@ class Side:
             raise NotInstalled(
                 f"the installed SQL has version {version}, this release needs {SQL_VERSION}",
                 where=self.connection.where,
-                hint=f"Run sql/{self.side}-install.sql of this release."
+                hint=f"Run `pyreplica install` of this release, or its sql/{self.side}-install.sql."
                 if version < SQL_VERSION
                 else "Use the newer release that installed it.",
+            )
+
+    def check_writable(self) -> None:
+        """Raise Refused while the server is a hot standby; it may be about to be promoted."""
+        if self.server().standby:
+            raise Refused(
+                "the server is a hot standby and cannot be written",
+                where=self.connection.where,
+                hint="Connect to its primary, or promote it; the daemon tries again by itself.",
+                retry=True,
             )
 
     def definitions(self, types: Iterable[int]) -> dict[int, str]:

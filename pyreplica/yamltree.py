@@ -21,8 +21,9 @@ _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"0|[1-9][0-9_]{0,17}")
-_DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[a-z]+)")
+_QUANTITY = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]+)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,15 @@ def one_of(values: Mapping[str, _T]) -> Check[_T]:
     return check
 
 
+def flag(spot: Spot) -> bool:
+    """Read true or false."""
+    text = spot.expand(spot.node.value if spot.is_a("bool") else spot.text("true or false"))
+    # in quotes it is text, but a variable may hold it
+    if text not in ("true", "false") or (not spot.is_a("bool") and text == spot.node.value):
+        spot.refuse("true or false")
+    return text == "true"
+
+
 def whole(low: int, high: int) -> Check[int]:
     expected = f"a whole number from {low:,} to {high:,}"
 
@@ -169,10 +179,55 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: the text is no such duration.
     """
-    match = _DURATION.fullmatch(text)
+    match = _QUANTITY.fullmatch(text)
     if match is None or match["unit"] not in _SECONDS:
         raise ValueError(f"not a duration: {text}")
     return float(match["number"]) * _SECONDS[match["unit"]]
+
+
+def size(low: str, high: str, example: str) -> Check[int]:
+    expected = f"a size from {low} to {high}, such as {example}"
+    hint = f"a size is a number and a unit: {', '.join(_BYTES)}"
+
+    def check(spot: Spot) -> int:
+        text = spot.expand(spot.text(expected, hint))
+        try:
+            number = parse_size(text)
+        except ValueError:  # as for a duration
+            number = -1
+        if not parse_size(low) <= number <= parse_size(high):
+            spot.refuse(expected, hint)
+        return number
+
+    return check
+
+
+def parse_size(text: str) -> int:
+    """Read a size: a number and its unit, as in postgresql.conf.
+
+    Args:
+        text: for instance "512kB", "1.5 GB" or "1TB".
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        ValueError: the text is no such size.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match["unit"] not in _BYTES:
+        raise ValueError(f"not a size: {text}")
+    return round(float(match["number"]) * _BYTES[match["unit"]])
+
+
+def or_none(check: Check[_T]) -> Check[_T | None]:
+    """The same, or the word none."""
+
+    def checked(spot: Spot) -> _T | None:
+        is_none = spot.is_a("str") and spot.expand(spot.node.value) == "none"
+        return None if is_none else check(spot)
+
+    return checked
 
 
 def compose(text: str, source: str) -> yaml.Node | None:

@@ -17,8 +17,9 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 2;   -- the same number as at the end of this script
+    version_here constant integer := 3;   -- the same number as at the end of this script
     version_found integer;
+    tries integer := 0;
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'database % is a hot standby and cannot be changed', current_database()
@@ -49,7 +50,34 @@ BEGIN
                 current_database(), version_found, version_here
                 USING HINT = 'Use the scripts of the newer release.';
         END IF;
+        IF version_found < version_here THEN
+            -- All that writers and daemons may hold while they wait for something that is altered below; each of them
+            -- locks in an order of its own. Tried for less than deadlock_timeout, so that it is never they who fail.
+            SET LOCAL lock_timeout = '200ms';
+            LOOP
+                BEGIN
+                    LOCK TABLE pyreplica.replica_slave, pyreplica.replica_table, pyreplica.replica_log;
+                    EXIT;
+                EXCEPTION
+                    WHEN lock_not_available THEN
+                        tries := tries + 1;
+                        IF tries >= 30 THEN
+                            RAISE EXCEPTION 'the log of PyReplica in database % could not be locked for the upgrade',
+                                current_database()
+                                USING DETAIL = (
+                                    SELECT 'Processes that have it locked: ' || string_agg(DISTINCT pid::text, ', ')
+                                    FROM pg_locks WHERE granted AND pid <> pg_backend_pid() AND relation IN
+                                        ('pyreplica.replica_slave'::regclass, 'pyreplica.replica_table'::regclass,
+                                        'pyreplica.replica_log'::regclass)),
+                                HINT = 'A transaction that has written replicated tables is still open; or a daemon '
+                                    'reads a large backlog. Nothing was changed. Run it again when that has ended.';
+                        END IF;
+                        PERFORM pg_sleep(0.3);
+                END;
+            END LOOP;
+        END IF;
     END IF;
+    PERFORM set_config('pyreplica.upgraded', (version_found < version_here)::text, false);
     IF NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u') THEN
         RAISE EXCEPTION 'the server of database % does not have the language plpython3u', current_database()
             USING HINT = format('Install it on the server, on Debian: apt-get install postgresql-plpython3-%s',
@@ -70,7 +98,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
 );
 
 INSERT INTO pyreplica.replica_version (side, version, made_plpython3u)
-SELECT 'master', 2, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+SELECT 'master', 3, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version
@@ -88,8 +116,13 @@ CREATE EXTENSION IF NOT EXISTS plpython3u;
 \ir master/follow.sql
 \ir master/ddl.sql
 \ir master/repair.sql
+\ir master/limits.sql
 \ir master/upkeep.sql
+\ir master/keep.sql
 \ir master/sequences.sql
+
+-- Version 2 had these.
+DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text);
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA pyreplica FROM PUBLIC;
@@ -121,6 +154,9 @@ BEGIN
     WHERE t.active AND t.shape -> 'partitioned' = 'true'
         AND NOT EXISTS (SELECT FROM pyreplica.replica_partition k WHERE k.root = t.relid);
     PERFORM pyreplica.refresh();
+    -- an older release has made other ones
+    UPDATE pyreplica.replica_table t SET statements = pyreplica.capture_statements(t.id, t.shape)
+    WHERE t.active AND t.key_columns <> '{}' AND t.statements <> pyreplica.capture_statements(t.id, t.shape);
 END
 $$;
 -- They fire in the order of their names.
@@ -145,3 +181,18 @@ END
 $$;
 
 COMMIT;
+
+-- Daemons of the older release are sent away: when they connect again they see that this is not theirs any more.
+DO $$
+BEGIN
+    IF current_setting('pyreplica.upgraded') = 'true' THEN
+        PERFORM pg_terminate_backend(l.pid) FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+            AND l.classid::bigint = hashtext('pyreplica')::bigint & 4294967295;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        NULL;   -- they look at the version with each batch
+END
+$$;

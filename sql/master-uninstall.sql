@@ -34,7 +34,7 @@ BEGIN
         DELETE FROM pyreplica.replica_version WHERE side = 'master';
         DROP VIEW pyreplica.changes;
         DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_partition,
-            pyreplica.replica_slave, pyreplica.replica_tick;
+            pyreplica.replica_slave, pyreplica.replica_tick, pyreplica.replica_segment;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

@@ -1,4 +1,4 @@
--- The statements of pyreplica/master.py, by name.
+-- The statements of pyreplica/master/, by name.
 
 -- name: identity
 SELECT system_identifier::text, current_database()::text FROM pg_control_system()
@@ -25,7 +25,8 @@ WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
 ORDER BY schema_name, table_name, id
 
 -- name: slave
-SELECT bit, slave_system, slave_database, state = 'ready', batch, snapshot::text, log_id, snapshot_at
+SELECT bit, slave_system, slave_database, state = 'ready', batch, snapshot::text, log_id, snapshot_at, dropped_at,
+    dropped_why
 FROM pyreplica.replica_slave WHERE replication = %(replication)s
 
 -- A slave begins with a snapshot from before its copy, so that the log is kept from now on.
@@ -37,7 +38,17 @@ SELECT %(replication)s,
 ON CONFLICT (replication) DO UPDATE
     SET slave_system = excluded.slave_system, slave_database = excluded.slave_database, state = 'copying',
         snapshot = excluded.snapshot, log_id = excluded.log_id, snapshot_at = excluded.snapshot_at,
-        confirmed_at = NULL
+        confirmed_at = NULL, dropped_at = NULL, dropped_why = NULL, held = NULL, held_log_id = NULL
+
+-- name: set_limits
+UPDATE pyreplica.replica_slave SET max_log_size = %(size)s, max_log_age = %(age)s::interval
+WHERE replication = %(replication)s
+    AND (max_log_size, max_log_age) IS DISTINCT FROM (%(size)s, %(age)s::interval)
+
+-- name: log_kept
+SELECT bytes, extract(epoch FROM age)::double precision, max_log_size,
+    extract(epoch FROM max_log_age)::double precision
+FROM pyreplica.log_kept() WHERE replication = %(replication)s
 
 -- name: want_ddl
 UPDATE pyreplica.replica_slave SET ddl = %(wanted)s WHERE replication = %(replication)s AND ddl <> %(wanted)s
@@ -48,12 +59,14 @@ DELETE FROM pyreplica.replica_slave WHERE replication = %(replication)s
 -- name: other_slaves
 SELECT count(*) FROM pyreplica.replica_slave WHERE replication <> %(replication)s
 
--- The decision of a batch. It must find the batch before it, or somebody else has been at work.
+-- The decision of a batch. It must find the batch before it, or somebody else has been at work. A slave that was
+-- dropped may have been read an empty log: its batch is not confirmed. Nor is one that was made from the log of another
+-- version.
 -- name: confirm
 UPDATE pyreplica.replica_slave
-SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now(),
-    state = 'ready'
-WHERE replication = %(replication)s AND batch = %(batch)s - 1
+SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now()
+WHERE replication = %(replication)s AND batch = %(batch)s - 1 AND state = 'ready'
+    AND (SELECT version FROM pyreplica.replica_version WHERE side = 'master') = %(version)s
 
 -- name: position
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now()
@@ -68,14 +81,15 @@ PREPARE pyreplica_fetch (xid8[], xid8, integer, bigint, oid[], boolean) AS
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now(), c.many,
     CASE WHEN coalesce(c.n, 1) = 1 AND $5 <> '{}' THEN (SELECT pyreplica.sequence_values($5)) END,
     CASE WHEN coalesce(c.n, 1) = 1 AND $6 THEN (SELECT jsonb_agg(s) FROM pyreplica.sequences() s) END,
-    c.id, c.tab, c.op, CASE WHEN NOT c.many THEN c.key::text END, CASE WHEN NOT c.many THEN c.row::text END
+    c.id, c.tab, c.op, CASE WHEN NOT c.many THEN c.key::text END, CASE WHEN NOT c.many THEN c.row::text END,
+    CASE WHEN NOT c.many THEN c.old::text END
 FROM (VALUES (1)) one LEFT JOIN (
     SELECT *, row_number() OVER () AS n, count(*) OVER () >= $3
             OR coalesce(sum(octet_length(l.row::text)) OVER (), 0) > $4 AS many
     FROM (
-        SELECT id, tab, op, key, row FROM pyreplica.replica_log WHERE txid = ANY ($1)
+        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log WHERE txid = ANY ($1)
         UNION ALL
-        SELECT id, tab, op, key, row FROM pyreplica.replica_log WHERE txid >= $2
+        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log WHERE txid >= $2
         LIMIT $3
     ) l
 ) c ON true
@@ -107,11 +121,11 @@ ORDER BY xmax_ DESC, xmin_ DESC, running LIMIT 1
 -- The changes between two snapshots, in no order: the slave sorts them. Those of the given generations, or of all but
 -- these.
 -- name: changes
-SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
+SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
 WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 UNION ALL
-SELECT id, tab, op, coalesce(key::text, ''), row FROM pyreplica.replica_log
+SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
 WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 
@@ -183,19 +197,21 @@ SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text):
 -- name: set_copied
 UPDATE pyreplica.replica_slave
 SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now(),
-    state = 'ready', held = NULL
-WHERE replication = %(replication)s
+    state = 'ready', held = NULL, held_log_id = NULL
+WHERE replication = %(replication)s AND state = 'copying'
 
 -- name: hold
-UPDATE pyreplica.replica_slave SET held = coalesce(held, pg_current_snapshot()), holds = holds + 1
-WHERE replication = %(replication)s
+UPDATE pyreplica.replica_slave SET held = coalesce(held, pg_current_snapshot()), holds = holds + 1,
+    held_log_id = CASE WHEN held IS NULL THEN (SELECT last_value FROM pyreplica.replica_log_id) ELSE held_log_id END
+WHERE replication = %(replication)s AND state <> 'dropped'
 
 -- name: held
 SELECT holds FROM pyreplica.replica_slave WHERE replication = %(replication)s AND held IS NOT NULL
 
 -- Unless somebody else has asked for it meanwhile.
 -- name: release
-UPDATE pyreplica.replica_slave SET held = NULL WHERE replication = %(replication)s AND holds = %(holds)s
+UPDATE pyreplica.replica_slave SET held = NULL, held_log_id = NULL
+WHERE replication = %(replication)s AND holds = %(holds)s
 
 -- Has the daemons look at the tables anew.
 -- name: announce_tables

@@ -32,10 +32,13 @@ BEGIN
         LOOP
             EXECUTE format('DROP TABLE pyreplica.%I', t.relname);
         END LOOP;
-        DROP TABLE pyreplica.replica_cursor, pyreplica.replica_copy, pyreplica.replica_status;
+        DROP FUNCTION IF EXISTS pyreplica.refuse_write() CASCADE;   -- and with it the guards
+        DROP TABLE pyreplica.replica_cursor, pyreplica.replica_copy, pyreplica.replica_status,
+            pyreplica.replica_conflict;
         DROP AGGREGATE pyreplica.merge(jsonb);
-        DROP FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint, bigint),
-            pyreplica.expect(bigint, bigint, text, text), pyreplica.run_ddl(text, text, text);
+        DROP FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint, bigint, integer),
+            pyreplica.expect(bigint, bigint, text, text), pyreplica.failing(text, text, text[], integer),
+            pyreplica.run_ddl(text, text, text);
         DELETE FROM pyreplica.replica_version WHERE side = 'slave';
     ELSE
         DROP SCHEMA pyreplica CASCADE;

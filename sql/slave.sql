@@ -31,7 +31,8 @@ SELECT id, master_system, master_database, state = 'ready', made_schema, batch, 
 FROM pyreplica.replica_cursor WHERE replication = %(replication)s
 
 -- name: prepared
-SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, %(prefix)s)
+SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::double precision FROM pg_prepared_xacts
+WHERE database = current_database() AND starts_with(gid, %(prefix)s)
 
 -- The number that makes gids of two slaves in one server differ.
 -- name: database_oid
@@ -51,6 +52,8 @@ UPDATE pyreplica.replica_cursor
 SET state = 'ready', made_schema = false, batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s,
     snapshot_at = %(at)s, changes = 0, last_batch_changes = 0, applied_at = now()
 WHERE replication = %(replication)s;
+UPDATE pyreplica.replica_conflict SET resolution = 'superseded', settled_at = now()
+WHERE replication = %(replication)s AND settled_at IS NULL;
 DELETE FROM pyreplica.replica_status WHERE replication = %(replication)s
 
 -- name: copying_table
@@ -58,7 +61,9 @@ INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, tabl
 VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s)
 ON CONFLICT (replication, master_relid) DO UPDATE
     SET schema_name = excluded.schema_name, table_name = excluded.table_name,
-        state = 'copying', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL
+        state = 'copying', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL;
+UPDATE pyreplica.replica_conflict SET resolution = 'superseded', settled_at = now()
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
 
 -- name: copied_table
 UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now()
@@ -91,7 +96,9 @@ WHERE replication = %(replication)s AND master_relid = ANY (%(relids)s::oid[])
 INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, table_name, state)
 VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s, 'removed')
 ON CONFLICT (replication, master_relid) DO UPDATE
-    SET state = 'removed', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL
+    SET state = 'removed', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL;
+UPDATE pyreplica.replica_conflict SET resolution = 'skipped', settled_at = now()
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
 
 -- name: forget_table
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND master_relid = %(relid)s
@@ -101,6 +108,7 @@ DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND maste
 UPDATE pyreplica.replica_cursor SET tables = tables + 1 WHERE replication = %(replication)s
 
 -- name: remove
+DELETE FROM pyreplica.replica_conflict WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_status WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_cursor WHERE replication = %(replication)s
@@ -112,30 +120,45 @@ SELECT count(*) FROM pyreplica.replica_cursor WHERE replication <> %(replication
 -- temporary tables. Keys sort and hash fastest as bytes.
 -- name: create_staging
 CREATE UNLOGGED TABLE IF NOT EXISTS {stage} (
-    id bigint, tab integer, op "char", key text COLLATE "C", row jsonb
+    id bigint, tab integer, op "char", key text COLLATE "C", row jsonb, old jsonb
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS {net} (
-    tab integer, kind "char", key text COLLATE "C", row jsonb
+    tab integer, kind "char", key text COLLATE "C", row jsonb, old jsonb, id bigint
 )
+
+-- Whether the staging tables are those of the statement above: an older release may have made other ones.
+-- name: staging_made
+SELECT bool_and(obj_description(to_regclass(t), 'pg_class') IS NOT DISTINCT FROM %(made)s)
+FROM unnest(%(tables)s::text[]) t
 
 -- What each table of the staged batch has to be done to it.
 -- name: staged_tables
-SELECT tab, count(*) FILTER (WHERE op <> 'T'), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
+SELECT tab, count(*), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
     coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false)
 FROM {stage} WHERE id > %(after)s AND id < %(before)s GROUP BY tab ORDER BY min(id)
 
 -- What was staged, all of it or only some operations.
 -- name: staged_changes
-SELECT id, tab, op::text, key, row::text FROM {stage}
+SELECT id, tab, op::text, key, row::text, old::text FROM {stage}
 WHERE %(ops)s::text[] IS NULL OR op::text = ANY (%(ops)s)
 ORDER BY id
 
+-- A small batch that is to be judged, in the place of a large one.
+-- name: put_into_stage
+INSERT INTO {stage} (id, tab, op, key, row, old)
+SELECT * FROM unnest(%(ids)s::bigint[], %(tabs)s::integer[], %(ops)s::"char"[], %(keys)s::text[], %(rows)s::jsonb[],
+    %(olds)s::jsonb[])
+
 -- One net change for each key. kind: I insert, U update, D delete; r replace, u, d: the same without expecting
--- that the row is there or not. See pyreplica/slave/fold.py, which does the same for small batches.
+-- that the row is there or not. old: of a U, what each column had before the first change of it, where that is known;
+-- a column whose first change does not tell is marked with false until all are merged, so that no later one speaks for
+-- it. See pyreplica/slave/fold.py, which does the same for small batches.
 -- name: fold
-INSERT INTO {net} (tab, kind, key, row)
-SELECT tab, kind, key, merged FROM (
-    SELECT tab, key, merged,
+INSERT INTO {net} (tab, kind, key, row, old, id)
+SELECT tab, kind, key, merged, CASE WHEN kind = 'U' THEN CASE WHEN many
+    THEN (SELECT jsonb_object_agg(o.key, o.value) FROM jsonb_each(was) o WHERE o.value <> 'false') ELSE was END END, id
+FROM (
+    SELECT tab, key, merged, was, many, id,
         CASE
             WHEN base IS NULL THEN CASE WHEN strict THEN 'U' ELSE 'u' END
             WHEN base_op IN ('D', 'd') THEN
@@ -144,15 +167,19 @@ SELECT tab, kind, key, merged FROM (
             ELSE 'r'
         END::"char" AS kind
     FROM (
-        SELECT tab, key, base, bool_and(op IN ('I', 'U', 'D')) AS strict,
+        SELECT tab, key, base, n > 1 AS many, min(id) AS id, bool_and(op IN ('I', 'U', 'D')) AS strict,
             (array_agg(op ORDER BY id))[1] AS first_op,
             (array_agg(op ORDER BY id) FILTER (WHERE id = base))[1] AS base_op,
-            pyreplica.merge(row ORDER BY id) FILTER (WHERE base IS NULL OR id >= base) AS merged
+            pyreplica.merge(row ORDER BY id) FILTER (WHERE base IS NULL OR id >= base) AS merged,
+            pyreplica.merge(CASE WHEN n = 1 THEN old ELSE
+                (SELECT jsonb_object_agg(k, false) FROM jsonb_object_keys(row) k) || coalesce(old, '{{}}') END
+                ORDER BY id DESC) FILTER (WHERE base IS NULL AND op = 'U') AS was
         FROM (
-            SELECT *, max(id) FILTER (WHERE op IN ('I', 'D', 'i', 'd')) OVER (PARTITION BY key) AS base
+            SELECT *, max(id) FILTER (WHERE op IN ('I', 'D', 'i', 'd')) OVER key AS base, count(*) OVER key AS n
             FROM {stage} WHERE tab = %(tab)s AND id > %(after)s AND id < %(before)s
+            WINDOW key AS (PARTITION BY key)
         ) s
-        GROUP BY tab, key, base
+        GROUP BY tab, key, base, n
     ) g
 ) k
 WHERE kind IS NOT NULL
@@ -179,6 +206,40 @@ SELECT EXISTS (
         AND classid::bigint = hashtext(%(lock)s)::bigint & 4294967295
         AND objid::bigint = hashtext(%(replication)s)::bigint & 4294967295
 )
+
+-- The triggers of a replication's guard that are to be made or taken away. Of each table the newest name that it is
+-- known by here counts. Its partitions are guarded as well; and by row what can be written through a parent.
+-- name: guards
+WITH wanted AS (
+    SELECT DISTINCT ON (w.relid) c.oid AS relid, c.relkind = 'p' AS partitioned
+    FROM unnest(%(relids)s::bigint[], %(generations)s::integer[], %(schemas)s::text[], %(names)s::text[])
+        w(relid, generation, schema, name)
+    JOIN pg_namespace n ON n.nspname = w.schema
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind IN ('r', 'p')
+    ORDER BY w.relid, w.generation DESC
+), due AS (
+    SELECT c.oid AS relid, %(trigger)s::text AS name, false AS by_row FROM pg_class c
+    WHERE c.relkind IN ('r', 'p') AND c.oid IN (
+        SELECT w.relid FROM wanted w UNION SELECT t.relid FROM wanted w, pg_partition_tree(w.relid) t)
+    UNION ALL
+    SELECT DISTINCT w.relid, %(rows)s::text, true FROM wanted w
+    WHERE (w.partitioned OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = w.relid))
+        -- a partition has that of its root
+        AND NOT EXISTS (SELECT FROM pg_partition_ancestors(w.relid) a JOIN wanted o ON o.relid = a.relid
+            WHERE a.relid <> w.relid)
+), there AS (
+    SELECT t.tgrelid AS relid, t.tgname::text AS name, t.tgenabled = 'O' AS enabled, t.tgparentid = 0 AS own
+    FROM pg_trigger t
+    WHERE t.tgfoid = 'pyreplica.refuse_write()'::regprocedure AND t.tgname::text IN (%(trigger)s, %(rows)s)
+)
+SELECT n.nspname::text, c.relname::text, name, CASE
+    WHEN due.name IS NULL THEN 'drop'
+    WHEN there.name IS NULL THEN CASE WHEN due.by_row THEN 'create rows' ELSE 'create' END
+    ELSE 'enable' END
+FROM due FULL JOIN there USING (relid, name)
+JOIN pg_class c ON c.oid = relid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE CASE WHEN due.name IS NULL THEN there.own ELSE there.enabled IS NOT TRUE END
+ORDER BY 1, 2, 3
 
 -- name: describe
 SELECT n.nspname::text, c.relname::text, c.relkind = 'p',

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hypothesis import strategies as st
 
 Row = dict[str, str | None]
-Entry = tuple[str, str, str | None]
+Entry = tuple[str, str, str | None, str | None]
 
 COLUMNS = ("a", "b", "c")
 VALUES = st.sampled_from(["1", "2", "é", None])
@@ -35,14 +35,17 @@ def entries(draw: st.DrawFn, key: str, there: bool) -> list[Entry]:
             op = draw(st.sampled_from("iud" if there else "id"))
         else:
             op = draw(st.sampled_from("UD")) if there else "I"
-        row = None
+        row = old = None
         if op in "Ii":
             row, there = draw(ROWS), True
         elif op in "Uu":
             row = draw(CHANGES)
+            if op == "U":
+                known = draw(st.sets(st.sampled_from(sorted(row))))
+                old = {name: draw(VALUES) for name in sorted(known)} or None
         else:
             there = False
-        made.append((op, key, text(row)))
+        made.append((op, key, text(row), text(old)))
     return made
 
 

@@ -239,12 +239,21 @@ def prepared(databases: Databases) -> list[str]:
 
 
 def eventually(
-    true: Callable[[], object], what: str, timeout: float = LIMIT, pause: float = 0.005
+    true: Callable[[], object],
+    what: str | Callable[[], str] = "",
+    timeout: float = LIMIT,
+    pause: float = 0.005,
 ) -> None:
-    """Wait until something holds that nobody tells of; looked at after short, growing pauses."""
+    """Wait until something holds that nobody tells of; looked at after short, growing pauses.
+
+    Args:
+        what: tells of the failure; a function is asked then.
+    """
     deadline = time.monotonic() + timeout
     while not true():
-        assert time.monotonic() < deadline, f"not after {timeout:g} s: {what}"
+        if time.monotonic() >= deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not after {timeout:g} s: {said}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 
@@ -384,3 +393,11 @@ def running(
         started.end()
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def connected(made: ReplicationConfig) -> Iterator[Running]:
+    """The same, once others can see that it is at work: `repair` and `add-table` ask for that."""
+    with running(made) as started:
+        started.until_said("connected, at batch")
+        yield started

@@ -12,8 +12,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from pyreplica.demo import binaries
 from pyreplica.demo import cluster as cluster_module
-from pyreplica.demo.cluster import Cluster, find_binaries
+from pyreplica.demo.binaries import find_binaries
+from pyreplica.demo.cluster import Cluster
 from pyreplica.errors import PyReplicaError, TimedOut
 from tests.conftest import Databases
 
@@ -283,8 +285,8 @@ def test_an_incomplete_installation_is_told_what_to_install(
         programs.mkdir(parents=True)
         (programs / "initdb").touch()
     monkeypatch.delenv("PYREPLICA_PG_BIN", raising=False)
-    monkeypatch.setattr(cluster_module, "_SERVERS", tmp_path)
-    monkeypatch.setattr(cluster_module, "_SHARED_FILES", tmp_path)
+    monkeypatch.setattr(binaries, "_SERVERS", tmp_path)
+    monkeypatch.setattr(binaries, "_SHARED_FILES", tmp_path)
     with pytest.raises(PyReplicaError, match="no PostgreSQL 13 or newer") as caught:
         find_binaries()
     assert hint in caught.value.hint
@@ -300,8 +302,8 @@ def test_the_newest_complete_installation_is_taken(
         (tmp_path / major / "extension").mkdir()
         (tmp_path / major / "extension" / "plpython3u.control").touch()
     monkeypatch.delenv("PYREPLICA_PG_BIN", raising=False)
-    monkeypatch.setattr(cluster_module, "_SERVERS", tmp_path)
-    monkeypatch.setattr(cluster_module, "_SHARED_FILES", tmp_path)
+    monkeypatch.setattr(binaries, "_SERVERS", tmp_path)
+    monkeypatch.setattr(binaries, "_SHARED_FILES", tmp_path)
     assert find_binaries() == tmp_path / "15" / "bin"
 
 

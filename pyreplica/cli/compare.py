@@ -32,14 +32,7 @@ def register(commands: Commands) -> None:
         "pyreplica --config shop.yaml compare shop",
     )
     add_table_option(made)
-    made.add_argument("--json", action="store_true", help="print JSON")
-    made.add_argument(
-        "--timeout",
-        type=duration,
-        default=60.0,
-        metavar="S",
-        help="seconds to wait for the slave to catch up (default: 60)",
-    )
+    add_json_and_timeout(made)
 
 
 def add_table_option(made: argparse.ArgumentParser) -> None:
@@ -51,6 +44,18 @@ def add_table_option(made: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SCHEMA.TABLE",
         help="only this table; may be given several times (default: all)",
+    )
+
+
+def add_json_and_timeout(made: argparse.ArgumentParser) -> None:
+    """Let the output be JSON, and the wait before it be limited."""
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument(
+        "--timeout",
+        type=duration,
+        default=60.0,
+        metavar="S",
+        help="seconds to wait for the slave to catch up (default: 60)",
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from pyreplica.cli.common import Commands, chosen, duration
+from pyreplica.cli.common import Commands, chosen
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.compare import add_table_option, key_of
+from pyreplica.cli.compare import add_json_and_timeout, add_table_option, key_of
 from pyreplica.cli.copy import Bars
 from pyreplica.cli.output import console, counted, print_json, table
 from pyreplica.errors import Differs
@@ -30,14 +30,7 @@ def register(commands: Commands) -> None:
     made.add_argument(
         "--yes", action="store_true", help="do it: have the master log the rows once more"
     )
-    made.add_argument("--json", action="store_true", help="print JSON")
-    made.add_argument(
-        "--timeout",
-        type=duration,
-        default=60.0,
-        metavar="S",
-        help="seconds to wait for the slave to catch up (default: 60)",
-    )
+    add_json_and_timeout(made)
 
 
 def run(arguments: argparse.Namespace) -> int:

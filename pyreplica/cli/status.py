@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from pyreplica.cli.common import Commands, chosen
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.output import console, print_json, seconds, table
+from pyreplica.cli.output import console, counted, print_json, seconds, table
+from pyreplica.replication.limits import sized
 from pyreplica.replication.report import RUNNING, Report, report
 
 
@@ -37,7 +38,17 @@ def _show(reports: list[Report]) -> None:
     out = console()
     out.print(
         table(
-            ("replication", "state", "lag", "changes behind", "batch", "changes in it", "at"),
+            (
+                "replication",
+                "state",
+                "lag",
+                "changes behind",
+                "batch",
+                "changes in it",
+                "at",
+                "log kept",
+                "of its limit",
+            ),
             [
                 (
                     one.replication,
@@ -47,6 +58,8 @@ def _show(reports: list[Report]) -> None:
                     "-" if one.batch is None else f"{one.batch:,}",
                     "-" if one.last_batch_changes is None else f"{one.last_batch_changes:,}",
                     f"{one.last_batch_at:%Y-%m-%d %H:%M:%S}" if one.last_batch_at else "-",
+                    "-" if one.log_bytes is None else sized(one.log_bytes),
+                    "-" if one.log_percent is None else f"{one.log_percent} %",
                 )
                 for one in reports
             ],
@@ -54,7 +67,20 @@ def _show(reports: list[Report]) -> None:
     )
     for one in reports:
         if one.in_doubt:
-            out.print(f"{one.replication}: batches in doubt: {', '.join(map(str, one.in_doubt))}")
+            since = seconds(one.in_doubt_seconds or 0.0)
+            numbers = ", ".join(map(str, one.in_doubt))
+            out.print(f"{one.replication}: batches in doubt: {numbers}, for {since}")
+        if one.conflicts_waiting:
+            out.print(
+                f"{one.replication}: {counted(one.conflicts_waiting, 'change')} could not be "
+                f"applied and {'waits' if one.conflicts_waiting == 1 else 'wait'}: "
+                f"`pyreplica conflicts list {one.replication}`"
+            )
+        elif one.conflicts_last_day:
+            out.print(
+                f"{one.replication}: {counted(one.conflicts_last_day, 'conflict')} within the last "
+                f"day: `pyreplica conflicts list {one.replication} --all`"
+            )
         if one.error and (one.state not in RUNNING or one.error_at):
             when = f" at {one.error_at:%Y-%m-%d %H:%M:%S}" if one.error_at else ""
             out.print(f"last error{when}: {one.error}")

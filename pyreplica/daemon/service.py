@@ -81,6 +81,7 @@ class Service:
 
         for name in ("SIGTERM", "SIGINT"):
             signal.signal(getattr(signal, name), handler)
+        self._stopping.catch_signals()
 
     def _run(self, replication: Replication) -> None:
         try:

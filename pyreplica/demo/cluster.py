@@ -12,40 +12,21 @@ import atexit
 import os
 import pwd
 import re
-import secrets
 import shutil
-import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from pyreplica.errors import PyReplicaError, TimedOut
+from pyreplica.demo.binaries import find_binaries
+from pyreplica.demo.places import account_for_root, free_port, socket_directory
+from pyreplica.demo.runner import LIMIT, Runner
+from pyreplica.errors import PyReplicaError
 
-OLDEST_MAJOR = 13
-"""The oldest major version of PostgreSQL that PyReplica works with."""
-
-_SERVERS = Path("/usr/lib/postgresql")
-_SHARED_FILES = Path("/usr/share/postgresql")
-_ROOTS_ACCOUNT = "postgres"
-
-# Below the range Linux takes the ports of outgoing connections from (net.ipv4.ip_local_port_range),
-# so that none of these can take a server's port while it is stopped.
-_PORTS = range(16384, 32768)
-
-_LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path of unix(7), without its closing NUL
-# What can stand in a connection string and in unix_socket_directories, where commas separate.
-_PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
-
-# Seconds. Generous, for slow and busy machines: a limit is there to end what hangs.
+# Seconds
 _INITDB_LIMIT = 300.0
-_PG_CTL_LIMIT = 120.0
 _PSQL_LIMIT = 300.0
-
-_LOG_TAIL_BYTES = 8192
-_LOG_TAIL_LINES = 30
 
 # A prepared transaction keeps DROP DATABASE from working, even WITH (FORCE), and can only be rolled
 # back from inside its database.
@@ -62,46 +43,6 @@ DROP DATABASE :"name" WITH (FORCE);
 
 StopMode = Literal["smart", "fast", "immediate"]
 """How a server is stopped, as in pg_ctl's manual page: "immediate" is a crash."""
-
-
-def find_binaries() -> Path:
-    """Find the programs of the newest installed PostgreSQL that has PL/Python.
-
-    Looked for where Debian has them. The environment variable PYREPLICA_PG_BIN names another
-    folder, which is then taken as it is.
-
-    Returns:
-        The folder that holds initdb, pg_ctl and psql.
-
-    Raises:
-        PyReplicaError: there is none; the hint names the packages to install.
-    """
-    if chosen := os.environ.get("PYREPLICA_PG_BIN"):
-        if not (Path(chosen) / "initdb").is_file():
-            raise PyReplicaError(
-                "there is no initdb in the folder that PYREPLICA_PG_BIN names",
-                where=chosen,
-                hint="name the folder of a PostgreSQL server's programs, or unset the variable",
-            )
-        return Path(chosen)
-
-    installed = {
-        int(initdb.parent.parent.name): initdb.parent
-        for initdb in _SERVERS.glob("*/bin/initdb")
-        if initdb.parent.parent.name.isdecimal()
-    }
-    usable = [major for major in installed if major >= OLDEST_MAJOR]
-    complete = [major for major in usable if _plpython_control(major).is_file()]
-    if complete:
-        return installed[max(complete)]
-    if usable:
-        hint = f"install the package postgresql-plpython3-{max(usable)}"
-    else:
-        hint = "install the packages postgresql and postgresql-plpython3-<its major version>"
-    raise PyReplicaError(
-        f"no PostgreSQL {OLDEST_MAJOR} or newer with the language plpython3u is installed",
-        hint=f"{hint}, or set PYREPLICA_PG_BIN to the folder of a PostgreSQL of your own",
-    )
 
 
 class Cluster:
@@ -135,8 +76,15 @@ class Cluster:
         self.log_path = home / "server.log"
         self._home = home
         self._data = home / "data"
-        self._binaries = binaries
         self._account = account
+        self._where = f"PostgreSQL server {name}"
+        self._programs = Runner(
+            binaries=binaries,
+            home=home,
+            account=account,
+            log_path=self.log_path,
+            where=self._where,
+        )
         self._owner = os.getpid()
         atexit.register(self._at_exit)
 
@@ -160,7 +108,7 @@ class Cluster:
             PyReplicaError: no PostgreSQL is installed, or initdb failed.
         """
         binaries = find_binaries()
-        account = _account_for_root() if os.geteuid() == 0 else None
+        account = account_for_root() if os.geteuid() == 0 else None
         home = Path(directory).absolute() / name
         try:
             home.mkdir(mode=0o700, parents=True)
@@ -172,8 +120,8 @@ class Cluster:
         cluster = cls(
             name=name,
             home=home,
-            socket_directory=_socket_directory(home),
-            port=_free_port(),
+            socket_directory=socket_directory(home),
+            port=free_port(),
             binaries=binaries,
             account=account,
         )
@@ -224,7 +172,7 @@ class Cluster:
         """Whether the server's process is there (it may be starting or stopping)."""
         # pg_ctl knows the traps: a pid file left by a crash, and its pid taken by somebody else.
         status = ("pg_ctl", "status", "-D", str(self._data))
-        return self._home.exists() and self._run(*status, check=False).returncode == 0
+        return self._home.exists() and self._programs.run(*status, check=False).returncode == 0
 
     @property
     def pid(self) -> int:
@@ -245,10 +193,7 @@ class Cluster:
         Raises:
             PyReplicaError: there is no such program.
         """
-        path = self._binaries / name
-        if not path.is_file():
-            raise PyReplicaError(f"PostgreSQL has no program {name} here", where=str(path))
-        return path
+        return self._programs.find(name)
 
     def dsn(
         self,
@@ -300,7 +245,7 @@ class Cluster:
             PyReplicaError: psql failed; the details are what it wrote to stderr.
         """
         options = ("-X", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname, connect_timeout=30))
-        return self._run(
+        return self._programs.run(
             *("psql", *options, *args), input=input, check=check, timeout=timeout, as_caller=True
         )
 
@@ -334,15 +279,11 @@ class Cluster:
     def __repr__(self) -> str:
         return f"<Cluster {self.name} in {self._home}, port {self.port}>"
 
-    @property
-    def _where(self) -> str:
-        return f"PostgreSQL server {self.name}"
-
     def _initialise(self, settings: Mapping[str, str]) -> None:
         if account := self._account:
             for folder in (self._home, self.socket_directory):
                 os.chown(folder, account.pw_uid, account.pw_gid)
-        self._run(
+        self._programs.run(
             *("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--no-sync"),
             *("--encoding=UTF8", "--locale=C.UTF-8"),
             timeout=_INITDB_LIMIT,
@@ -362,82 +303,20 @@ class Cluster:
 
     def _pg_ctl(self, action: Literal["start", "stop"], *args: str) -> None:
         """Run pg_ctl and wait until the server has done it."""
-        limit = ("-w", "-t", str(int(_PG_CTL_LIMIT)))
+        limit = ("-w", "-t", str(int(LIMIT)))
         try:
             # pg_ctl keeps the limit itself, and then says what it waited for; ours is behind it.
-            self._run(
+            self._programs.run(
                 *("pg_ctl", action, "-D", str(self._data), *limit, *args),
-                timeout=_PG_CTL_LIMIT + 30,
+                timeout=LIMIT + 30,
             )
         except PyReplicaError as error:
             raise PyReplicaError(
                 f"the server did not {action}",
                 where=self._where,
                 hint=f"its log is {self.log_path}",
-                details=self._log_tail() or error.details,
+                details=self._programs.log_tail() or error.details,
             ) from error
-
-    def _run(
-        self,
-        program: str,
-        *args: str,
-        input: str | None = None,
-        check: bool = True,
-        timeout: float = _PG_CTL_LIMIT,
-        hint: str = "",
-        as_caller: bool = False,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run one of PostgreSQL's programs, as the account that owns the server unless told."""
-        account = None if as_caller else self._account
-        try:
-            done = subprocess.run(
-                [self.binary(program), *args],
-                # A folder the account can be in; it may not get into the caller's.
-                cwd=None if as_caller else self._home,
-                env=self._environment(),
-                input=input or "",  # never the caller's terminal
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=timeout,
-                check=False,
-                user=account.pw_uid if account else None,
-                group=account.pw_gid if account else None,
-                extra_groups=[] if account else None,
-                # Ctrl-C on the terminal is for us: a pg_ctl that it ends leaves a server behind.
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise TimedOut(
-                f"{program} did not end within {timeout:g} seconds",
-                where=self._where,
-                details=self._log_tail(),
-            ) from error
-        if check and done.returncode != 0:
-            raise PyReplicaError(
-                f"{program} failed with status {done.returncode}",
-                where=self._where,
-                hint=hint,
-                details=(done.stderr or done.stdout).strip(),
-            )
-        return done
-
-    def _environment(self) -> dict[str, str]:
-        """Build the whole environment of servers and clients: nothing of the caller's gets through.
-
-        Otherwise PG* variables would change where a client connects to, LANG and LC_* the language
-        of messages, and PATH which Python's library plpython3u finds for its own.
-        """
-        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(self._home)}
-
-    def _log_tail(self) -> str:
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, self.log_path.stat().st_size - _LOG_TAIL_BYTES))
-                tail = log.read().decode(errors="replace")
-        except OSError:
-            return ""  # not started yet
-        return "\n".join(tail.splitlines()[-_LOG_TAIL_LINES:])
 
     def _remove(self) -> None:
         for folder in (self.socket_directory, self._home):
@@ -449,44 +328,6 @@ class Cluster:
         # A fork (a daemon going into the background, say) inherits this, but not the server.
         if os.getpid() == self._owner:
             self.destroy()
-
-
-def _plpython_control(major: int) -> Path:
-    return _SHARED_FILES / str(major) / "extension" / "plpython3u.control"
-
-
-def _account_for_root() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(_ROOTS_ACCOUNT)
-    except KeyError:
-        raise PyReplicaError(
-            f"there is no account {_ROOTS_ACCOUNT}, and PostgreSQL does not run as root",
-            hint="Debian's package postgresql makes it; or run this as an ordinary user",
-        ) from None
-
-
-def _free_port() -> int:
-    """Choose a TCP port that nobody listens on. At random, so that two choosers hardly meet."""
-    for _ in range(100):
-        port = secrets.choice(_PORTS)  # not `random`, which tests seed
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise PyReplicaError(
-        f"no free port was found among {_PORTS.start} to {_PORTS.stop - 1}", where="127.0.0.1"
-    )
-
-
-def _socket_directory(home: Path) -> Path:
-    """Choose the folder of the sockets: the server's own, unless a socket cannot be there."""
-    longest_name = home / f".s.PGSQL.{_PORTS.stop}"
-    if len(os.fsencode(longest_name)) <= _LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(home)):
-        return home
-    # Not where TMPDIR says, which may be as long.
-    return Path(tempfile.mkdtemp(prefix="pyreplica-", dir="/tmp"))
 
 
 def _conninfo_value(value: str) -> str:

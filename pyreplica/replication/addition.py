@@ -131,7 +131,7 @@ class Addition:
             master.check_installed()
             slave.check_installed()
             known(master, slave)
-            slave.lock_tables()
+            slave.records.lock()
             tables = self._chosen(master)
             copies = recorded(master, slave)
             already = {t.relid for t in tables if _state(copies, t) == "ready"}
@@ -140,10 +140,10 @@ class Addition:
                 gone = self._check(master, slave, fresh, copies)
                 self._capture(master, fresh)
                 self._copy(master, slave, fresh, copies, gone)
-            slave.unlock_tables()
+            slave.records.unlock()
             master.announce_tables()
             joined = self._wait(slave, tables, timeout, clock, sleep)
-            copies = slave.table_copies()
+            copies = slave.records.copies()
             in_step = "in step" if joined else "joining"
             return [
                 Added(
@@ -255,7 +255,7 @@ class Addition:
         copies: Mapping[int, TableCopy],
         gone: Sequence[TableCopy],
     ) -> None:
-        slave.begin_adding(tables, gone)
+        slave.records.begin_adding(tables, gone)
         master.hold()
         filled = [t for t in tables if self._truncate or _state(copies, t) == "copying"]
         slave.empty([here for t in filled if (here := slave.describe(t)) is not None])
@@ -270,7 +270,7 @@ class Addition:
                 )
 
             def note(slave: Slave, table: CapturedTable, rows: int) -> None:
-                slave.joining_table(table, rows, moment.position.snapshot)
+                slave.records.joining(table, rows, moment.position.snapshot)
 
             self._copier.copy(exporter, moment, wanted, note)
 
@@ -286,7 +286,7 @@ class Addition:
         deadline = clock() + timeout
         pause = LOOK_FIRST
         while True:
-            copies = slave.table_copies()
+            copies = slave.records.copies()
             waiting = [table for table in tables if _state(copies, table) != "ready"]
             if not waiting:
                 return True
@@ -338,12 +338,12 @@ def remove_tables(config: ReplicationConfig, names: Sequence[str]) -> list[str]:
         master.check_installed()
         slave.check_installed()
         known(master, slave)
-        slave.lock_tables()
+        slave.records.lock()
         copies = recorded(master, slave)
         captured = {t.relid: t for t in master.tables()}
         chosen = [_to_remove(config, name, copies, captured) for name in dict.fromkeys(names)]
         for table in chosen:
-            slave.remove_table(table)
+            slave.records.remove(table)
         recorded(master, slave)
         master.announce_tables()
         shared = master.serves_others()

@@ -185,7 +185,7 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
     """Which tables can be replicated, and whether the slave's fit."""
     installed = _installed(master)
     captured = {t.relid: t for t in (master.tables() if installed else ())}
-    copies = slave.table_copies() if _installed(slave) else {}
+    copies = slave.records.copies() if _installed(slave) else {}
     chosen = [t for t in master.all_tables() if config.includes(t.schema, t.name)]
     if not chosen:
         yield Finding(
@@ -244,7 +244,7 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
             yield Finding("ok", name, "is captured, and the slave's table fits")
         if not copies or state == "ready" or table.relid not in captured:
             continue
-        if state == "joining" or (state == "copying" and slave.tables_locked()):
+        if state == "joining" or (state == "copying" and slave.records.locked()):
             yield Finding("note", name, "is being added to the replication")
         else:
             problem_before = copies[table.relid].problem if state else None
@@ -262,7 +262,7 @@ def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Itera
     """Which sequences can be replicated."""
     if not _installed(master):
         return
-    copied = _installed(slave) and bool(slave.table_copies())
+    copied = _installed(slave) and bool(slave.records.copies())
     following = 0
     for pair in pairs(config, slave, master.sequences()):
         found = list(_sequence(config, pair, copied))

@@ -13,37 +13,30 @@ taken, and that is taken only once the slave has all that was confirmed before.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import ConfigError, Refused, TimedOut
 from pyreplica.master import Master
-from pyreplica.model import CapturedTable, Change, Cursor, SlaveTable, Snapshot
+from pyreplica.model import CapturedTable, Change, SlaveTable
 from pyreplica.replication.checksums import (
     ROWS_AT_ONCE,
-    Found,
     Key,
     TableReader,
     Values,
-    buckets_for,
     hashing,
 )
 from pyreplica.replication.session import known
-from pyreplica.replication.wait import cursor_of, wait
+from pyreplica.replication.snapshots import Pair, Sides, Way, replayed, snapshots
+from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave
 from pyreplica.slave.statements import misfit
-
-REPEATABLE = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-# the sums of all buckets fit in; a plan that is compiled does not pay for a piece of a table
-_SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL jit = off"
 
 KEPT = 1000
 """So many differing keys of a table are named; further ones are only counted."""
@@ -52,11 +45,6 @@ KEYS_AT_ONCE = 1000
 LONGEST_VALUE = 10_000
 """Characters; longer values are cut where they are named."""
 PASSES = 100
-LOOK = 0.005
-
-_WHOLE_NUMBERS = frozenset({"smallint", "integer", "bigint"})
-
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -156,7 +144,7 @@ def compare(
     with ExitStack() as stack:
         master = stack.enter_context(closing(Master(config)))
         slave = stack.enter_context(closing(Slave(config)))
-        log = stack.enter_context(closing(Master(config)))
+        keeper = stack.enter_context(closing(Master(config)))
         master.check_installed()
         slave.check_installed()
         known(master, slave)
@@ -172,11 +160,11 @@ def compare(
         )
         for _ in range(PASSES):
             again = []
-            with _snapshots(master, slave, log, timeout) as (behind, until):
+            with snapshots(master, slave, keeper, timeout) as (behind, until):
                 for table, here in waiting:
                     comparison = _Comparison(
-                        _Sides(pool, master, slave, table, here, hash_, sizes[table]),
-                        _Way(log, behind, until, table),
+                        Sides(pool, master, slave, table, here, hash_, sizes[table]),
+                        Way(keeper.log, behind, until, table),
                         watcher(table, here),
                     )
                     if comparison.run(progress):
@@ -200,7 +188,7 @@ def _chosen(
     config: ReplicationConfig, master: Master, slave: Slave, names: Sequence[str]
 ) -> tuple[list[TableResult], list[tuple[CapturedTable, SlaveTable]]]:
     """The results of tables that cannot be compared, and the tables that can."""
-    states = {relid: copy.state for relid, copy in slave.table_copies().items()}
+    states = {relid: copy.state for relid, copy in slave.records.copies().items()}
     tables = [
         t
         for t in master.tables()
@@ -251,144 +239,10 @@ def _estimate(master: Master, table: CapturedTable) -> int:
     return size.rows or size.bytes // 200
 
 
-@contextmanager
-def _snapshots(
-    master: Master, slave: Slave, log: Master, timeout: float
-) -> Iterator[tuple[Snapshot, Snapshot]]:
-    """Transactions on both sides; gives what the slave equals, and what the master's one sees."""
-    with log.connection.transaction():
-        log.keep_log()
-        confirmed = log.confirmed()
-        assert confirmed is not None
-        with (
-            _reading(slave, confirmed.cursor, timeout) as cursor,
-            master.connection.transaction(REPEATABLE),
-        ):
-            master.connection.execute(_SETTINGS)
-            yield cursor.position.snapshot, master.position().snapshot
-
-
-@contextmanager
-def _reading(slave: Slave, confirmed: Cursor, timeout: float) -> Iterator[Cursor]:
-    """A transaction that sees a batch, or a later one: it may be confirmed and not committed."""
-    deadline = time.monotonic() + timeout
-    while True:
-        with slave.connection.transaction(REPEATABLE):
-            slave.connection.execute(_SETTINGS)
-            cursor = cursor_of(slave)
-            if cursor.batch >= confirmed.batch:
-                yield cursor
-                return
-        if time.monotonic() >= deadline:
-            raise TimedOut(
-                f"the slave has not committed batch {confirmed.batch} after {timeout:g} s",
-                where=slave.replication,
-                hint=f"Look at `pyreplica status {slave.replication}`.",
-            )
-        time.sleep(LOOK)
-
-
-class _Sides:
-    """One table on both sides, each asked in a thread of its own."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        master: Master,
-        slave: Slave,
-        table: CapturedTable,
-        here: SlaveTable,
-        hash_: str,
-        size: int,
-    ) -> None:
-        buckets = buckets_for(size)
-        self.table = table
-        self.key_order = [here.columns[name].type in _WHOLE_NUMBERS for name in table.key]
-        self._pool = pool
-        self._readers = (
-            TableReader(
-                master.connection,
-                table,
-                partitioned=table.partitioned,
-                hash_=hash_,
-                buckets=buckets,
-            ),
-            TableReader(
-                slave.connection, table, partitioned=here.partitioned, hash_=hash_, buckets=buckets
-            ),
-        )
-
-    def both(self, ask: Callable[[TableReader], _T]) -> tuple[_T, _T]:
-        """What master and slave answer to the same question, asked at the same time."""
-        futures = [self._pool.submit(ask, reader) for reader in self._readers]
-        try:
-            done, _ = wait_for(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            left, right = futures
-            return left.result(), right.result()
-        except BaseException:
-            # again and again: it may be just between two statements
-            while wait_for(futures, timeout=LOOK).not_done:
-                for reader in self._readers:
-                    reader.connection.cancel()
-            raise
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Let go of the table at the end, so that nobody waits for the other tables to be read."""
-        for reader in self._readers:
-            reader.connection.execute("SAVEPOINT pyreplica_table")
-        yield
-        for reader in self._readers:
-            reader.connection.execute(
-                "ROLLBACK TO SAVEPOINT pyreplica_table; RELEASE SAVEPOINT pyreplica_table"
-            )
-
-    def readers(self) -> tuple[TableReader, TableReader]:
-        """The master's and the slave's."""
-        return self._readers
-
-    def read(self) -> int:
-        """How many rows both sides have read."""
-        return min(reader.read for reader in self._readers)
-
-
-class _Way:
-    """What is on its way to the slave: the log of one table between the two snapshots."""
-
-    def __init__(
-        self, log: Master, behind: Snapshot, until: Snapshot, table: CapturedTable
-    ) -> None:
-        self._log = log
-        self._behind = behind
-        self._until = until
-        self._table = table
-        self._anything: bool | None = None
-
-    def changes(self, keys: Iterable[Key]) -> list[Change]:
-        """What was logged of these keys, or of the table as a whole."""
-        if self._anything is None:
-            self._anything = self._log.misses(self._behind, self._until)
-        if not self._anything:
-            return []
-        wanted = [json.dumps(dict(zip(self._table.key, key, strict=True))) for key in keys]
-        return self._log.changes_of(self._behind, self._until, self._table, wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The rows of a key on master and slave, which are not the same."""
-
-    key: Key
-    left: Found | None
-    right: Found | None
-
-
 class _Comparison:
     """Compares one table in a pair of snapshots."""
 
-    def __init__(self, sides: _Sides, way: _Way, found: Found_) -> None:
+    def __init__(self, sides: Sides, way: Way, found: Found_) -> None:
         self._sides = sides
         self._way = way
         self._found = found
@@ -420,8 +274,7 @@ class _Comparison:
 
     def _descend(self, buckets: Sequence[int]) -> bool:
         """Find the keys that differ in these buckets."""
-        left, right = self._sides.both(lambda reader: _begun(reader.rows(buckets)))
-        pairs = _unequal(left, right)
+        pairs = self._sides.unequal(buckets)
         while some := list(islice(pairs, KEYS_AT_ONCE)):
             self.result.rows += sum(pair.left is None for pair in some)
             changes = self._way.changes(pair.key for pair in some)
@@ -438,9 +291,9 @@ class _Comparison:
                 self._judge(some[first : first + ROWS_AT_ONCE], moved, emptied > 0)
         return True
 
-    def _judge(self, pairs: Sequence[_Pair], moved: dict[Key, list[Change]], emptied: bool) -> None:
+    def _judge(self, pairs: Sequence[Pair], moved: dict[Key, list[Change]], emptied: bool) -> None:
         """Tell the real differences from those that are only on their way."""
-        lefts, rights = self._values(
+        lefts, rights = self._sides.values(
             [pair for pair in pairs if emptied or pair.key in moved or self.result.differing < KEPT]
         )
         for pair in pairs:
@@ -448,7 +301,7 @@ class _Comparison:
             here = rights.get(pair.right.place) if pair.right else None
             on_slave, on_master = pair.right is not None, pair.left is not None
             if emptied or pair.key in moved:
-                here = _replayed(None if emptied else here, moved.get(pair.key, ()))
+                here = replayed(None if emptied else here, moved.get(pair.key, ()))
                 on_slave = here is not None
                 if here == there:
                     continue
@@ -462,18 +315,6 @@ class _Comparison:
                     difference.slave = _changed(here, there)
                 self.result.differences.append(difference)
 
-    def _values(
-        self, pairs: Sequence[_Pair]
-    ) -> tuple[dict[tuple[int, str], Values], dict[tuple[int, str], Values]]:
-        """The rows of these keys on either side, by where they are."""
-        if not pairs:
-            return {}, {}
-        left, right = self._sides.readers()
-        return (
-            dict(left.values([pair.left.place for pair in pairs if pair.left])),
-            dict(right.values([pair.right.place for pair in pairs if pair.right])),
-        )
-
     def _sort(self) -> None:
         """Name the differences in the order of their keys."""
         numbers = self._sides.key_order
@@ -483,44 +324,6 @@ class _Comparison:
             return tuple(int(part) if number else part for part, number in parts)
 
         self.result.differences.sort(key=order)
-
-
-_Rows = Iterator[tuple[int, dict[Key, Found]]]
-
-
-def _begun(rows: _Rows) -> _Rows:
-    """The same rows, of which the first was waited for."""
-    first = next(rows, None)
-    return iter(()) if first is None else chain([first], rows)
-
-
-def _unequal(left: _Rows, right: _Rows) -> Iterator[_Pair]:
-    """Merge the rows of both sides, which come in the order of their keys' hashes."""
-    a, b = next(left, None), next(right, None)
-    while a is not None or b is not None:
-        lefts: dict[Key, Found] = {}
-        rights: dict[Key, Found] = {}
-        now = min(one[0] for one in (a, b) if one is not None)
-        if a is not None and a[0] == now:
-            lefts, a = a[1], next(left, None)
-        if b is not None and b[0] == now:
-            rights, b = b[1], next(right, None)
-        for key in {**lefts, **rights}:
-            there, here = lefts.get(key), rights.get(key)
-            if there is None or here is None or there.row_hash != here.row_hash:
-                yield _Pair(key, there, here)
-
-
-def _replayed(row: Values | None, changes: Iterable[Change]) -> Values | None:
-    """What a row becomes by changes of the log."""
-    for change in changes:
-        if change.op in "Dd":
-            row = None
-        elif change.op in "Ii":
-            row = json.loads(change.row or "{}")
-        elif row is not None:
-            row = {**row, **json.loads(change.row or "{}")}
-    return row
 
 
 def _changed(row: Values, other: Values) -> Values:

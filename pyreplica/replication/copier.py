@@ -93,7 +93,7 @@ class Copier:
     def moment(self) -> Iterator[tuple[Master, Moment]]:
         """A session whose snapshot all workers read, for the time of the copy."""
         with self.side(Master) as exporter, exporter.connection.transaction(REPEATABLE):
-            yield exporter, Moment(exporter.export_snapshot(), exporter.position())
+            yield exporter, Moment(exporter.export_snapshot(), exporter.log.position())
 
     def copy(
         self, exporter: Master, moment: Moment, tables: Sequence[CapturedTable], note: Note
@@ -154,7 +154,7 @@ class Copier:
         name = sql.Identifier(table.schema, table.name)
         columns = sql.SQL(", ").join(sql.Identifier(c) for c in table.columns)
         source = _source(table, size.partitioned)
-        slave.copying_table(table)
+        slave.records.copying(table)
         try:
             with slave.connection.transaction():
                 rows = pump(
@@ -164,7 +164,7 @@ class Copier:
                     sql.SQL("COPY {} ({}) FROM STDIN").format(name, columns),
                     lambda n: self._progress.rows(str(table), n),
                 )
-                if master.rewritten(table) and not self._truncated(master.position(), table):
+                if master.rewritten(table) and not self._truncated(master.log.position(), table):
                     raise PyReplicaError(
                         "ALTER TABLE has rewritten it on the master after the copy had begun",
                         where=self._config.name,
@@ -181,7 +181,7 @@ class Copier:
     def _truncated(self, after: Position, table: CapturedTable) -> bool:
         """Whether the table was truncated after the copy's snapshot: the log then has all of it."""
         with self.side(Master) as now:
-            return now.truncated(after.snapshot, table)
+            return now.log.truncated(after.snapshot, table)
 
 
 def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:

@@ -74,7 +74,7 @@ class Copy:
             slave = stack.enter_context(self._copier.side(Slave))
             master.check_installed()
             slave.check_installed()
-            slave.lock_tables()
+            slave.records.lock()
             slave.lock()
             master.lock()
             tables = self._chosen(master)
@@ -124,7 +124,7 @@ class Copy:
         for table, found in here.items():
             fits(self._config, table, found)
         # what an unfinished copy of our own has left may go
-        ours = set(slave.table_copies()) if unfinished else set()
+        ours = set(slave.records.copies()) if unfinished else set()
         for table in tables:
             if not self._truncate and table.relid not in ours and slave.has_rows(table):
                 raise Refused(
@@ -146,6 +146,7 @@ class Copy:
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
         master.register(slave.identity())
+        master.set_limits(self._config.max_log_size, self._config.max_log_age)
         before = max(
             confirmed.cursor.batch if confirmed else 0,
             applied.cursor.batch if applied and applied.cursor else 0,
@@ -154,13 +155,13 @@ class Copy:
             exporter, moment = stack.enter_context(self._copier.moment())
             dump = self._dump(stack, master, slave, moment.name) if make_indexes else None
             id_ = slave.begin_copy(identity, made_schema=make_tables)
-            slave.keep_tables(tables)
+            slave.records.keep(tables)
             if dump is not None and make_tables:
                 self._progress.say("making the tables on the slave")
                 dump.restore(self._config.slave, "pre-data")
             elif self._truncate or unfinished:
                 self._empty(slave, tables)
-            rows = self._copier.copy(exporter, moment, tables, Slave.copied_table)
+            rows = self._copier.copy(exporter, moment, tables, _copied)
             if dump is not None:
                 self._progress.say("making indexes and constraints on the slave")
                 dump.restore(self._config.slave, "post-data")
@@ -184,6 +185,7 @@ class Copy:
                 snapshot,
                 where=self._config.name,
                 version=max(master.server().version, slave.server().version),
+                peer_timeout=self._config.peer_timeout,
                 keep_plpython=master.others_use_plpython(),
             )
         )
@@ -192,6 +194,10 @@ class Copy:
         """Empty the slave's tables; all at once, because of the foreign keys between them."""
         found = [here for t in tables if (here := slave.describe(t)) is not None]
         slave.empty(found)
+
+
+def _copied(slave: Slave, table: CapturedTable, rows: int) -> None:
+    slave.records.copied(table, rows)
 
 
 def fits(config: ReplicationConfig, table: CapturedTable, found: SlaveTable | None) -> None:

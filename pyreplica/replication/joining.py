@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError
-from pyreplica.master import Apart, Master
+from pyreplica.master import Master
+from pyreplica.master.log import Apart
 from pyreplica.model import CapturedTable, Position, TableCopy
 from pyreplica.slave import Slave
 
@@ -51,6 +52,15 @@ class Tables:
         waiting = [copy for copy in self._copies.values() if copy.state == "joining"]
         self.joining = tuple(copy for copy in waiting if self._is_chosen(copy))
 
+    @property
+    def applied(self) -> frozenset[int]:
+        """The oids on the master of the tables that are in step and chosen."""
+        return frozenset(
+            relid
+            for relid in self._applied
+            if self._config.includes(self._copies[relid].schema, self._copies[relid].name)
+        )
+
     def _is_chosen(self, copy: TableCopy) -> bool:
         if self._config.includes(copy.schema, copy.name):
             return True
@@ -69,7 +79,7 @@ class Tables:
         if not self._config.includes(captured.schema, captured.name):
             if captured.relid in self._applied:
                 self._applied.remove(captured.relid)
-                self._slave.forget_table(captured.relid)
+                self._slave.records.forget(captured.relid)
                 self._say(
                     f"table {captured} is not chosen any more; its changes are passed over until "
                     f"`pyreplica add-table {self._config.name} {captured}` takes it in again"
@@ -100,7 +110,7 @@ class Tables:
     def apart(self, joining: Sequence[TableCopy]) -> list[Apart]:
         """What the batch that brings tables in has to read of them."""
         return [
-            Apart(tuple(self._master.generations([copy.relid])), copy.snapshot)
+            Apart(tuple(self._master.log.generations([copy.relid])), copy.snapshot)
             for copy in joining
             if copy.snapshot is not None
         ]
@@ -111,7 +121,7 @@ class Tables:
             return []
         relids = [copy.relid for copy in joining]
         self._applied.update(relids)
-        return [self._slave.joined_tables(relids)]
+        return [self._slave.records.joined(relids)]
 
     def give_up(self, joining: Sequence[TableCopy], error: ApplyError) -> bool:
         """Leave out the tables that a batch could not bring in, so that the others go on.
@@ -133,12 +143,12 @@ class Tables:
             self._config.name,
             copy,
         )
-        self._slave.give_up_tables([copy.relid], problem)
+        self._slave.records.give_up([copy.relid], problem)
         self.joining = tuple(one for one in self.joining if one is not copy)
 
     def _names(self, copy: TableCopy) -> set[str]:
         """All that it was called on the master."""
-        generations = self._master.generations([copy.relid])
+        generations = self._master.log.generations([copy.relid])
         return {str(copy), *(str(table) for table in self._master.tables(generations))}
 
     def _say(self, text: str) -> None:
@@ -151,7 +161,7 @@ def recorded(master: Master, slave: Slave) -> dict[int, TableCopy]:
     """The slave's records; lets the master's log go when no table on its way needs it any more."""
     # in this order: who adds a table says so on the slave first, and has the log kept then
     number = master.held()
-    copies = slave.table_copies()
+    copies = slave.records.copies()
     if number is not None and not any(copy.being_added for copy in copies.values()):
         master.release(number)
     return copies

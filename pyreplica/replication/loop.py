@@ -15,12 +15,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig
-from pyreplica.errors import DatabaseError, PyReplicaError, Refused, Unreachable
+from pyreplica.errors import DatabaseError, Dropped, PyReplicaError, Refused, Unreachable
+from pyreplica.master import Master
 from pyreplica.model import Position, State, Status, Step
+from pyreplica.replication.doubt import DoubtWatch
+from pyreplica.replication.limits import LogWatch
 from pyreplica.replication.session import Session
 from pyreplica.replication.wakeup import Wakeup
 from pyreplica.slave import Slave
@@ -32,6 +35,8 @@ LOOK_LONGEST = 1.0
 """While old transactions run out, the log is looked at after this many seconds, doubling."""
 LOOK_UNRUNG = 0.1
 """Where writers do not ring it is looked at so often, seconds; sooner after the last change."""
+ALERT_EVERY = 3600.0
+"""An error that lasts is told so often, seconds; in between only for those who look closely."""
 ROTATE_EVERY = 5.0
 """The log's segments are looked after at most this often, seconds."""
 
@@ -66,11 +71,14 @@ class Replication:
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._watch = LogWatch(config)
+        self._doubt = DoubtWatch(config)
         self._rotated = -ROTATE_EVERY
         self._looked = 0.0
         self._tidy = False
         self._rings = True
         self._last_error: str | None = None
+        self._alerted = 0.0
         self._recorded = False
 
     # For other threads
@@ -93,6 +101,7 @@ class Replication:
         Returns:
             The error that ended it, or None when it was stopped.
         """
+        self._doubt.start()
         try:
             while not self._stop.is_set():
                 try:
@@ -101,8 +110,13 @@ class Replication:
                     if self._stop.is_set():
                         break
                     self._failed(error)
+                    dropped = self._look_alone() if isinstance(error, Unreachable) else None
+                    if dropped is not None:
+                        self._failed(dropped)
+                        error = dropped
                     if not _passes(error):
                         self._record(error)
+                        self._doubt.look(after=0)  # nobody decides it any more
                         return error
                     # refused for now: somebody else is at work, and the status is theirs
                     if not isinstance(error, (Unreachable, Refused)):
@@ -111,12 +125,14 @@ class Replication:
             self._set_state(State.STOPPED)
             return None
         finally:
+            self._doubt.stop()
             self._stop.close()
 
     def _connected(self) -> None:
         """One life of the two connections."""
         self._set_state(State.CONNECTING)
-        session = Session(self.config, self._observe)
+        session = Session(self.config, self._passed)
+        self._doubt.is_none()
         with self._lock:
             self._session = session
         try:
@@ -133,6 +149,7 @@ class Replication:
                         raise
                     self._failed(error)
                     session.recover()
+                    self._doubt.is_none()
                     session.slave.set_status("failed", error.line)
                     self._recorded = True
                     self._delay()
@@ -149,6 +166,13 @@ class Replication:
             with self._lock:
                 self._session = None
             session.close()
+
+    def _passed(self, step: Step, batch: int) -> None:
+        if step is Step.PREPARED:
+            self._doubt.may_be()
+        elif step is Step.COMMITTED:
+            self._doubt.is_none()
+        self._observe(step, batch)
 
     def _delay(self) -> None:
         delay = self._backoff.delay()
@@ -200,6 +224,8 @@ class Replication:
         look = now - self._looked >= self.config.keepalive
         if look:
             self._looked = now
+            self._look_after_log(session)
+            session.look_after_conflicts()
         moved, read = session.step(look)
         if self._recorded:
             session.slave.set_status("running")
@@ -208,11 +234,35 @@ class Replication:
             self._backoff.reset()
             self._tidy = False
             self._set_state(State.CATCHING_UP, session)
-            now = self._clock()
-            if now - self._rotated >= ROTATE_EVERY:
-                self._rotated = now
-                session.rotate_log()
+            if self._clock() - self._rotated >= ROTATE_EVERY:
+                self._look_after_log(session)
         return moved, read
+
+    def _look_after_log(self, session: Session) -> None:
+        """Have the log rotated, and warn before this slave is dropped because of it."""
+        self._rotated = self._clock()
+        if session.rotate_log() == "switched":
+            self._tidy = False
+        self._watch.look(session.master)
+
+    def _look_alone(self) -> Dropped | None:
+        """The same while the slave is away, if the master is not; the log goes on growing.
+
+        Returns:
+            What is to be said of a slave that was dropped.
+        """
+        now = self._clock()
+        if now - self._rotated < ROTATE_EVERY:
+            return None
+        self._rotated = now
+        try:
+            with closing(Master(self.config)) as master:
+                self._watch.look_after(master)
+        except Dropped as dropped:
+            return dropped
+        except PyReplicaError as error:
+            self._log.debug("the master's log was not looked after: %s", error)
+        return None
 
     def _wait(self, session: Session, timeout: float) -> None:
         session.master.connection.wait(timeout, self._stop, session.slave.connection)
@@ -231,9 +281,13 @@ class Replication:
             self._publish(status)
 
     def _failed(self, error: PyReplicaError) -> None:
-        """Say what failed; the same thing again only for those who look closely."""
-        repeated = self._last_error == error.line
+        """Say what failed; the same thing again only now and then."""
+        self._doubt.may_be()
+        now = self._clock()
+        repeated = self._last_error == error.line and now - self._alerted < ALERT_EVERY
         self._last_error = error.line
+        if not repeated:
+            self._alerted = now
         hint = f" ({error.hint})" if error.hint else ""
         self._log.log(logging.INFO if repeated else logging.ERROR, "%s%s", error.line, hint)
         if error.details and not repeated:

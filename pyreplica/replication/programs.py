@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from pyreplica.database import without_password
-from pyreplica.errors import PyReplicaError
+from pyreplica.database import lives, without_password
+from pyreplica.errors import PyReplicaError, Unreachable
 
 
 def program(name: str, version: int) -> Path:
@@ -46,6 +50,7 @@ def run_program(
     time_limit: float | None,
     hint: str,
     dsn: str | None = None,
+    peer_timeout: float = 60.0,
     arguments: Sequence[str | Path] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a client program and give what it has printed.
@@ -57,33 +62,37 @@ def run_program(
         hint: what to do when it fails.
         dsn: the database; its password is given in the environment, because everybody on the
             machine can read a command line.
+        peer_timeout: seconds after which it is broken off when that database's server has answered
+            nobody.
         arguments: what follows the database.
 
     Raises:
         PyReplicaError: it failed; the message is its own first line about an error.
+        Unreachable: the server has stopped answering.
     """
     environment = dict(os.environ)
     whole = [str(part) for part in command]
     if dsn is not None:
-        shown, password = without_password(dsn)
+        shown, password = without_password(dsn, peer_timeout)
         whole.append(shown)
         if password is not None:
             environment["PGPASSWORD"] = password
     name = Path(whole[0]).name
-    try:
-        done = subprocess.run(
-            [*whole, *map(str, arguments)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=time_limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise PyReplicaError(
-            f"{name} took longer than {time_limit:.0f} s", where=where, hint=hint
-        ) from None
+    with subprocess.Popen(
+        [*whole, *map(str, arguments)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        watched = _Watched(process, name, where, time_limit, hint, dsn, peer_timeout)
+        try:
+            output, errors = watched.finished()
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         first = next((line for line in lines if "error" in line.lower()), "it failed")
@@ -91,3 +100,41 @@ def run_program(
             f"{name}: {first}", where=where, hint=hint, details=done.stderr.strip()
         )
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A program that runs; see run_program()."""
+
+    process: subprocess.Popen[str]
+    name: str
+    where: str
+    time_limit: float | None
+    hint: str
+    dsn: str | None
+    peer_timeout: float
+
+    def finished(self) -> tuple[str, str]:
+        """Wait for its end; gives what it wrote to stdout and stderr."""
+        alive = time.monotonic()
+        late = alive + (math.inf if self.time_limit is None else self.time_limit)
+        while True:
+            pause = min(late - time.monotonic(), self.peer_timeout / 2)
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.communicate(timeout=max(0.0, pause))
+            now = time.monotonic()
+            if now >= late:
+                raise PyReplicaError(
+                    f"{self.name} took longer than {self.time_limit:.0f} s",
+                    where=self.where,
+                    hint=self.hint,
+                )
+            if self.dsn is None or lives(self.dsn, max(2.0, self.peer_timeout / 4)):
+                alive = now
+            elif now - alive >= self.peer_timeout:
+                raise Unreachable(
+                    f"{self.name}: no answer for {self.peer_timeout:g} s, and the server does not "
+                    "answer a new connection either",
+                    where=self.where,
+                    hint=self.hint,
+                )

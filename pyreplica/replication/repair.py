@@ -16,11 +16,11 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Literal
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.database import errorcodes
 from pyreplica.errors import DatabaseError, TimedOut
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, SlaveTable
 from pyreplica.replication.compare import Difference, Progress, TableResult, compare
+from pyreplica.replication.conflicts import BUSY
 from pyreplica.slave import Slave
 
 SHOWN = 10
@@ -36,12 +36,6 @@ MEMORY = 1 << 16
 """Bytes of a table's keys that are kept in memory; more go to a temporary file."""
 
 RepairState = Literal["equal", "to repair", "repaired", "logged", "differs", "problem"]
-
-_BUSY = {
-    errorcodes.LOCK_NOT_AVAILABLE,
-    errorcodes.DEADLOCK_DETECTED,
-    errorcodes.SERIALIZATION_FAILURE,  # a row has moved to another partition
-}
 
 
 @dataclass(slots=True)
@@ -221,7 +215,7 @@ def _tried(
         try:
             done, left = master.restate(table, keys, patience=patience, tick=tick)
         except DatabaseError as error:
-            if error.sqlstate not in _BUSY:
+            if error.sqlstate not in BUSY:
                 raise
             continue
         if not left or len(keys) > 1:

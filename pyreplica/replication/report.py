@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.errors import NotInstalled, PyReplicaError, Unreachable
+from pyreplica.errors import Dropped, NotInstalled, PyReplicaError, Unreachable
 from pyreplica.master import Master
+from pyreplica.model import LogKept
 from pyreplica.replication.session import known
-from pyreplica.slave import Slave
+from pyreplica.slave import InDoubt, Slave
 
 RUNNING = frozenset({"in step", "catching up", "adding"})
 """The states in which nobody has to do anything."""
@@ -23,12 +25,20 @@ class Report:
     Args:
         state: "in step", "catching up", "adding" (a table is being added), "incomplete" (a captured
             table was never copied, its changes are passed over), "failing" (the daemon retries),
-            "stopped", "died" (the daemon went away without a word), "copying", "not copied",
-            "refused", "unreachable".
+            "stopped", "died" (the daemon went away without a word), "needs a new copy" (the slave
+            was dropped, its log is not kept any more), "copying", "not copied", "refused",
+            "unreachable".
         lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
         lag_changes: the number of changes it does not have.
         in_doubt: batches that are prepared on the slave and not decided.
+        in_doubt_seconds: how long the oldest of them has been.
         error: the last error, or why the state could not be found out.
+        log_bytes: how much log the master keeps for the slave.
+        log_age_seconds: how long the oldest change in it has waited.
+        log_percent: the part of `max_log_size` or `max_log_age` that is, whichever is larger; None
+            where there is no limit.
+        conflicts_waiting: changes that could not be applied and wait.
+        conflicts_last_day: conflicts that were met within the last day, these among them.
     """
 
     replication: str
@@ -40,9 +50,15 @@ class Report:
     last_batch_at: datetime | None = None
     changes: int | None = None
     in_doubt: tuple[int, ...] = ()
+    in_doubt_seconds: float | None = None
     error: str | None = None
     error_at: datetime | None = None
     hint: str | None = None
+    log_bytes: int | None = None
+    log_age_seconds: float | None = None
+    log_percent: int | None = None
+    conflicts_waiting: int | None = None
+    conflicts_last_day: int | None = None
 
 
 def report(config: ReplicationConfig) -> Report:
@@ -50,15 +66,58 @@ def report(config: ReplicationConfig) -> Report:
     try:
         with closing(Slave(config)) as slave:
             slave.check_installed()
-            with closing(Master(config)) as master:
-                master.check_installed()
-                return _report(config, master, slave)
+            try:
+                with closing(Master(config)) as master:
+                    master.check_installed()
+                    return _with_log(_report(config, master, slave), master.log_kept())
+            except Unreachable as error:
+                # if that is the slave, it cannot be asked again
+                return _with_doubt(_unreachable(config, error), slave.in_doubt())
+    except Dropped as error:
+        return _dropped(config, error)
     except Unreachable as error:
-        return Report(config.name, "unreachable", error=error.line, hint=error.hint)
+        return _from_the_master(config, error)
     except NotInstalled as error:
         return Report(config.name, "not copied", error=error.line, hint=error.hint)
     except PyReplicaError as error:
         return Report(config.name, "refused", error=error.line, hint=error.hint)
+
+
+def _from_the_master(config: ReplicationConfig, error: Unreachable) -> Report:
+    """What the master alone knows: whether its log goes on growing for a slave that is away."""
+    report = _unreachable(config, error)
+    try:
+        with closing(Master(config)) as master:
+            master.check_installed()
+            master.check_kept()
+            return _with_log(report, master.log_kept())
+    except Dropped as dropped:
+        return _dropped(config, dropped)
+    except PyReplicaError:
+        return report
+
+
+def _unreachable(config: ReplicationConfig, error: Unreachable) -> Report:
+    return Report(config.name, "unreachable", error=error.line, hint=error.hint)
+
+
+def _with_doubt(report: Report, found: Sequence[InDoubt]) -> Report:
+    return replace(
+        report,
+        in_doubt=tuple(batch.number for batch in found),
+        in_doubt_seconds=max((batch.age for batch in found), default=None),
+    )
+
+
+def _dropped(config: ReplicationConfig, error: Dropped) -> Report:
+    return Report(config.name, "needs a new copy", error=error.line, hint=error.hint)
+
+
+def _with_log(report: Report, kept: LogKept | None) -> Report:
+    if kept is None:
+        return report
+    percent = None if kept.used is None else round(kept.used * 100)
+    return replace(report, log_bytes=kept.bytes, log_age_seconds=kept.age, log_percent=percent)
 
 
 def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
@@ -73,8 +132,8 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         )
     applied, _ = known(master, slave)
     assert applied.cursor is not None
-    pending, since = master.pending(applied.cursor.position.snapshot)
-    now = master.position().at
+    pending, since = master.log.pending(applied.cursor.position.snapshot)
+    now = master.log.position().at
     recorded = slave.recorded_status()
     adding, left_out = _not_in_step(config, master, slave)
     error = recorded.last_error if recorded else None
@@ -94,7 +153,8 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         state = "adding"
     else:
         state = "catching up" if pending else "in step"
-    return Report(
+    conflicts = slave.conflicts.count()
+    found = Report(
         config.name,
         state,
         lag_seconds=max(0.0, (now - since).total_seconds()) if since is not None else 0.0,
@@ -103,19 +163,21 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         last_batch_changes=applied.last_batch_changes,
         last_batch_at=applied.applied_at,
         changes=applied.changes,
-        in_doubt=tuple(slave.prepared()),
         error=error,
         error_at=recorded.last_error_at if recorded else None,
         hint=hint,
+        conflicts_waiting=conflicts.waiting,
+        conflicts_last_day=conflicts.last_day,
     )
+    return _with_doubt(found, slave.in_doubt())
 
 
 def _not_in_step(
     config: ReplicationConfig, master: Master, slave: Slave
 ) -> tuple[list[str], dict[str, str | None]]:
     """The captured tables that are being added, and those that are left out, with the reasons."""
-    copies = slave.table_copies()
-    at_work = slave.tables_locked()
+    copies = slave.records.copies()
+    at_work = slave.records.locked()
     adding: list[str] = []
     left_out: dict[str, str | None] = {}
     for table in master.tables():

@@ -38,6 +38,7 @@ class SchemaDump:
     contents: Path
     where: str
     version: int
+    peer_timeout: float
 
     def restore(self, dsn: str, section: str) -> None:
         """Restore one section (pre-data, post-data) into the slave, all of it or nothing."""
@@ -56,13 +57,20 @@ class SchemaDump:
             time_limit=TIME_LIMIT,
             hint=_HINT,
             dsn=dsn,
+            peer_timeout=self.peer_timeout,
             arguments=[self.archive],
         )
 
 
 @contextmanager
 def dumped(
-    dsn: str, snapshot: str, *, where: str, version: int, keep_plpython: bool
+    dsn: str,
+    snapshot: str,
+    *,
+    where: str,
+    version: int,
+    peer_timeout: float,
+    keep_plpython: bool,
 ) -> Iterator[SchemaDump]:
     """Dump the master's schema as of an exported snapshot.
 
@@ -71,6 +79,7 @@ def dumped(
         snapshot: what pg_export_snapshot() gave.
         where: how messages name the replication.
         version: server_version_num of the newer of the two servers.
+        peer_timeout: see run_program().
         keep_plpython: whether functions other than PyReplica's need plpython3u.
     """
     with TemporaryDirectory(prefix="pyreplica-") as folder:
@@ -89,6 +98,7 @@ def dumped(
             time_limit=TIME_LIMIT,
             hint=_HINT,
             dsn=dsn,
+            peer_timeout=peer_timeout,
         )
         listed = run_program(
             [program("pg_restore", version), "--list", archive],
@@ -102,4 +112,4 @@ def dumped(
             if not _OURS.match(line) and (keep_plpython or not _LANGUAGE.match(line))
         ]
         contents.write_text("\n".join(kept) + "\n", encoding="utf-8")
-        yield SchemaDump(archive, contents, where, version)
+        yield SchemaDump(archive, contents, where, version, peer_timeout)

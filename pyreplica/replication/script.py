@@ -72,6 +72,7 @@ def execute(configs: Sequence[ReplicationConfig], file: Path, *, everybody: bool
         time_limit=None,
         hint="Nothing of the script was kept. Correct it and run it again.",
         dsn=config.master,
+        peer_timeout=config.peer_timeout,
         arguments=[
             f"--command=DO $$BEGIN PERFORM pyreplica.begin_script({names}); END$$",
             f"--file={file}",

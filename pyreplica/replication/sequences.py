@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError
-from pyreplica.master import Fetched, Master
+from pyreplica.master import Master
+from pyreplica.master.log import Fetched
 from pyreplica.model import MasterSequence, SequenceState, SlaveSequence
 from pyreplica.slave import Slave
 

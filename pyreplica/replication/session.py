@@ -27,9 +27,11 @@ from pyreplica.model import (
     Step,
     TableCopy,
 )
+from pyreplica.replication.conflicts import restate
+from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.sequences import Sequences
-from pyreplica.slave import TABLES_CHANGED, Slave
+from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
 from pyreplica.slave.statements import TableStatements, misfit
 
@@ -62,9 +64,12 @@ class Session:
             raise
         self._sequences = Sequences(config, self.master, self.slave)
         self._members = Tables(config, self.master, self.slave)
+        self._guard = Guard(config, self.master, self.slave)
+        self._altered = False
         try:
-            self.master.check_installed()
-            self.slave.check_installed()
+            for side in (self.master, self.slave):
+                side.check_installed()
+                side.check_writable()
             self.slave.lock()
             self.master.lock()
             self.master.listen()  # first, so that no announcement is missed after looking
@@ -98,24 +103,31 @@ class Session:
         """
         self.master.connection.rollback()
         self.slave.connection.rollback()
+        self.master.check_installed()
+        self.slave.check_installed()
         self.bit, self.cursor, applied = self._agree()
         self.changes = applied.changes
         self.master.want_ddl(self._config.ddl)
+        self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
         self._staging = applied.id
+        self.slave.create_staging(applied.id)
         self._sequences.forget()
         self._look_at_tables()
 
     def _look_at_tables(self) -> None:
         """Know nothing of the tables but what is recorded now."""
         self._members.load()
+        self._guard.follow(self._staging, self._members.applied)
+        self._altered = False
         self._tables.clear()
         self.slave.connection.execute("DEALLOCATE ALL")
-        self._applier = Applier(self.slave, self._staging, self)
+        self._applier = Applier(self.slave, self._staging, self, self._config)
 
     def _agree(self) -> tuple[int, Cursor, Applied]:
         """Bring both sides to the same batch, or refuse."""
-        applied, confirmed = known(self.master, self.slave)
+        applied, confirmed = known(self.master, self.slave, dropped_too=True)
         self._decide(confirmed)
+        self.master.check_kept()
         applied = self.slave.applied() or applied
         here, there = applied.cursor, confirmed.cursor
         if here is None:
@@ -123,7 +135,7 @@ class Session:
         if (
             self._config.commit is CommitMode.ONE_PHASE
             and here.batch == there.batch + 1
-            and here.position.snapshot.xmax <= self.master.position().snapshot.xmax
+            and here.position.snapshot.xmax <= self.master.log.position().snapshot.xmax
         ):
             # the slave committed, the master was not told: the cursor alone decides, unless it is
             # of a moment that this master has not seen yet
@@ -178,6 +190,8 @@ class Session:
 
     def _look_again(self, error: DatabaseError) -> None:
         """Tables were added or removed after a batch was made; another error is raised again."""
+        if error.sqlstate == OTHER_VERSION:
+            self.slave.check_installed()
         if error.sqlstate != TABLES_CHANGED:
             raise error
         self._log.debug("tables were added or removed: the batch is made again")
@@ -189,10 +203,13 @@ class Session:
         heard = self.master.connection.heard()
         if ANNOUNCED in heard:
             self._look_at_tables()
+            self.restate()
         if SEQUENCES_ANEW in heard:
             sequences.forget()
+        if look and self._guard.pending:
+            self._guard.follow(self._staging, self._members.applied)
         look = look or any(heard) or sequences.unseen
-        fetched = self.master.fetch(self.cursor.position.snapshot, sequences.relids, look)
+        fetched = self.master.log.fetch(self.cursor.position.snapshot, sequences.relids, look)
         if fetched.changes is None or self._members.joining:
             return self._large_batch(), fetched.position
         if any(change.table not in self._tables for change in fetched.changes):
@@ -202,7 +219,7 @@ class Session:
             first = sequences.moves(fetched)
         if fetched.changes:
             batch = Cursor(self.cursor.batch + 1, fetched.position)
-            self._observe(Step.FETCHED, batch.batch)
+            self._fetched(batch)
             self._finish(batch, self._applier.apply(fetched.changes, batch, first))
         else:
             sequences.send(first)
@@ -212,19 +229,19 @@ class Session:
         """Move a batch through the staging table; gives the number of changes it was read for."""
         master = self.master
         with master.connection.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-            now = master.position()
-            until = master.cut(self.cursor, now, self._config.batch_rows)
+            now = master.log.position()
+            until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
-            changes = master.changes(
+            changes = master.log.changes(
                 self.cursor.position.snapshot, until.snapshot, self._members.apart(joining)
             )
-            staged = self._applier.stage(master.connection, changes)
+            staged = self._applier.stage.fill(master.connection, changes)
         if not staged and not joining:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
             return 1
-        self._observe(Step.FETCHED, batch.batch)
+        self._fetched(batch)
         # not in the transaction above, which would hold its locks on them for long
         first = self._sequences.look()
         if joining:
@@ -232,6 +249,15 @@ class Session:
         else:
             self._finish(batch, self._applier.apply_staged(batch, first))
         return max(staged, 1)
+
+    def _fetched(self, batch: Cursor) -> None:
+        """A batch was read; it is complete unless the slave was dropped before.
+
+        The record of it on the master would find that out, but in one phase it comes too late.
+        """
+        if self._config.commit is CommitMode.ONE_PHASE:
+            self.master.check_kept()
+        self._observe(Step.FETCHED, batch.batch)
 
     def _join(
         self, batch: Cursor, joining: Sequence[TableCopy], first: Sequence[sql.Composable]
@@ -261,7 +287,18 @@ class Session:
         self.cursor = batch
         self.changes += applied
         self._sequences.done()
+        self._applier.judge.committed()
+        if self._altered:
+            self._guard.follow(self._staging, self._members.applied)
+            self._altered = False
         self._observe(Step.COMMITTED, batch.batch)
+        self.restate()
+
+    def restate(self) -> None:
+        """Have the master log the rows again that updates have not found."""
+        if self._applier.judge.restating:
+            restate(self.master, self.slave)
+            self._applier.judge.look()
 
     # What the applier asks for
 
@@ -269,7 +306,15 @@ class Session:
         """The statements of a table in the log; None when this replication leaves it out."""
         if generation not in self._tables:
             found = self.master.tables([generation])
-            self._tables[generation] = self._made(found[0]) if found else None
+            if not found:
+                raise Refused(
+                    f"the log names table {generation}, which pyreplica.replica_table does not "
+                    "have any more",
+                    where=self.master.connection.where,
+                    hint="Somebody has deleted that row. Copy the slave anew: "
+                    f"`pyreplica copy {self._config.name} --truncate`.",
+                )
+            self._tables[generation] = self._made(found[0])
         return self._tables[generation]
 
     def runs(self, script: Script) -> bool:
@@ -284,6 +329,7 @@ class Session:
 
     def last(self) -> Sequence[sql.Composable]:
         """DDL may have made or restarted sequences, after the batch had begun by setting them."""
+        self._altered = True
         self._sequences.forget()
         return self._sequences.look()
 
@@ -303,6 +349,12 @@ class Session:
                 what, table=str(captured), key="", where=self.slave.connection.where, hint=hint
             )
         return TableStatements(captured, table)
+
+    def look_after_conflicts(self) -> None:
+        """Ask again for rows that the master was busy with; forget what was settled long ago."""
+        self._applier.judge.look()
+        self.restate()
+        self.slave.conflicts.trim(self._config.keep_conflicts)
 
     def rotate_log(self) -> str | None:
         """Look after the master's log; a failure there must not stop the replication.
@@ -347,15 +399,24 @@ class Session:
         return True
 
 
-def known(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:
+def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[Applied, Confirmed]:
     """What the two sides say of this replication, when they speak of each other.
+
+    Args:
+        dropped_too: a slave that was dropped is not refused.
 
     Raises:
         NotInstalled: nothing was copied yet.
+        Dropped: the log is not kept for the slave any more.
         Refused: one of them knows another database as its counterpart.
     """
     applied, confirmed = slave.applied(), master.confirmed()
-    if applied is None or not applied.ready or confirmed is None or not confirmed.ready:
+    if (
+        applied is None
+        or not applied.ready
+        or confirmed is None
+        or not (confirmed.ready or confirmed.dropped)
+    ):
         raise NotInstalled(
             "the slave has not been copied yet"
             if applied is None or not applied.ready
@@ -375,6 +436,8 @@ def known(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:
                 hint=f"Connect to the {other} it was copied with, or copy anew with "
                 f"`pyreplica copy {slave.replication} --truncate`.",
             )
+    if not dropped_too:
+        master.check_kept()
     return applied, confirmed
 
 

@@ -11,6 +11,7 @@ from pyreplica.database import Connection
 from pyreplica.errors import NotInstalled, PyReplicaError, Refused
 from pyreplica.master import Master
 from pyreplica.slave import Slave
+from pyreplica.slave.guards import Guards
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,12 @@ class Line:
 
 def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> None:
     """Run a script of sql/, as psql would; when it refuses nothing was changed."""
-    with Connection(dsn, where=where, connect_timeout=config.connect_timeout) as connection:
+    with Connection(
+        dsn,
+        where=where,
+        connect_timeout=config.connect_timeout,
+        peer_timeout=config.peer_timeout,
+    ) as connection:
         try:
             connection.execute(sqlfiles.script(name))
         except PyReplicaError:
@@ -100,9 +106,10 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
             if installed:
                 side.lock()
         if on_slave:
-            slave.lock_tables()
+            slave.records.lock()
             for batch in slave.prepared():
                 slave.rollback_prepared(batch)
+            _unguard(slave)
             slave.remove()
             text = "slave: the replication is forgotten; its tables stay as they are"
             lines["slave"].append(Line(text))
@@ -122,6 +129,20 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
         elif not installed:
             lines[side.side].append(Line(f"{side.side}: nothing is installed"))
     return [*lines["slave"], *lines["master"]]
+
+
+def _unguard(slave: Slave) -> None:
+    """Take the guard away from the slave's tables."""
+    applied = slave.applied()
+    if applied is None:
+        return
+    busy = Guards(slave.connection, slave.replication).set(applied.id, (), patience=10)
+    if busy:
+        raise Refused(
+            f"the guard of table {busy[0]} cannot be taken away: somebody has the table locked",
+            where=slave.connection.where,
+            hint="Run it again when that is over; see pg_stat_activity.",
+        )
 
 
 def _is_installed(side: Master | Slave) -> bool:

@@ -37,7 +37,7 @@ def wait(
         slave = stack.enter_context(closing(Slave(config)))
         master.check_installed()
         slave.check_installed()
-        until = master.position().snapshot
+        until = master.log.position().snapshot
         known(master, slave)
         sequences = Awaited(config, master, slave)
         if sequences.differences():
@@ -46,7 +46,7 @@ def wait(
         pause = LOOK_FIRST
         while not _is_there(master, slave, until) or sequences.differences():
             if deadline is not None and clock() >= deadline:
-                pending, _ = master.pending(cursor_of(slave).position.snapshot)
+                pending, _ = master.log.pending(cursor_of(slave).position.snapshot)
                 behind = "".join(f"; {difference}" for difference in sequences.differences()[:1])
                 raise TimedOut(
                     f"the slave is not there after {timeout:g} s, {pending} changes behind{behind}",
@@ -61,9 +61,10 @@ def wait(
 
 def _is_there(master: Master, slave: Slave, until: Snapshot) -> bool:
     """Whether the slave has everything that the master's snapshot saw."""
-    if master.misses(cursor_of(slave).position.snapshot, until):
+    if master.log.misses(cursor_of(slave).position.snapshot, until):
         return False
     # the log of a batch that was decided may be gone before the slave has committed it
+    master.check_kept()
     confirmed = master.confirmed()
     return confirmed is not None and cursor_of(slave).batch >= confirmed.cursor.batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 from contextlib import suppress
 
@@ -21,6 +22,14 @@ class Wakeup:
             self._set = True
             with suppress(OSError):  # closed: nobody waits any more
                 self._writer.send(b"!")
+
+    def catch_signals(self) -> None:
+        """Have signals end a wait, whichever thread the system gives them to; for the main thread.
+
+        A signal that another thread has taken does not interrupt the main one's select(), so that
+        its handler would not be called until something else does.
+        """
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
     def is_set(self) -> bool:
         """Whether it was set."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pyreplica import sqlfiles
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import Connection, errorcodes, sql
-from pyreplica.errors import DatabaseError, Refused
+from pyreplica.errors import DatabaseError
 from pyreplica.model import (
+    SQL_VERSION,
     Applied,
     CapturedTable,
     Cursor,
@@ -25,16 +26,17 @@ from pyreplica.model import (
     SlaveSequence,
     SlaveTable,
     Snapshot,
-    TableCopy,
 )
-from pyreplica.side import Side, literals
+from pyreplica.side import Side
+from pyreplica.slave.conflicts import ConflictRecords
+from pyreplica.slave.tables import TableRecords
 
 _SQL = sqlfiles.statements("slave.sql")
 
-LONGEST_DOUBT = 10
-"""A change of the tables waits so long for the batch at hand, seconds."""
 TABLES_CHANGED = "PY001"
 """The SQLSTATE of a batch that was made before tables were added or removed."""
+OTHER_VERSION = "PY003"
+"""The SQLSTATE of a batch that meets another version of the SQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,20 @@ class RecordedStatus:
     last_error_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class InDoubt:
+    """A batch that is prepared and not decided, its prepared transaction and age in seconds."""
+
+    number: int
+    gid: str
+    age: float
+
+
 class Slave(Side):
     """A session with the slave database of one replication.
 
     Triggers and foreign keys stay silent in it: what they did on the master is in the log.
+    ``records`` says which tables are copied, ``conflicts`` what was met.
     """
 
     def __init__(self, config: ReplicationConfig) -> None:
@@ -58,6 +70,7 @@ class Slave(Side):
             config.slave,
             where=f"{config.name}: slave",
             connect_timeout=config.connect_timeout,
+            peer_timeout=config.peer_timeout,
             replica=True,
         )
         super().__init__(connection, "slave", config.name, _SQL)
@@ -65,7 +78,8 @@ class Slave(Side):
         # the planner should look rows up by key; a batch touches a small part of a large table
         self.connection.execute("SET random_page_cost = 1.1; SET work_mem = '64MB'")
         self._gid_prefix: str | None = None
-        self._tables: int | None = None
+        self.records = TableRecords(connection, config.name)
+        self.conflicts = ConflictRecords(connection, config.name)
 
     def may_create(self) -> bool:
         """Whether the role may make PyReplica's schema here."""
@@ -73,34 +87,8 @@ class Slave(Side):
 
     def locked(self) -> bool:
         """Whether somebody holds the replication's lock: a daemon, or a copy."""
-        return self._is_held("pyreplica")
-
-    def tables_locked(self) -> bool:
-        """Whether somebody copies tables or removes them."""
-        return self._is_held("pyreplica.tables")
-
-    def _is_held(self, lock: str) -> bool:
-        values = {"replication": self.replication, "lock": lock}
+        values = {"replication": self.replication, "lock": "pyreplica"}
         return bool(self.connection.one(_SQL["locked"], values)[0])
-
-    def lock_tables(self) -> None:
-        """Be the only one to copy tables or to remove them; the daemon goes on beside it.
-
-        Raises:
-            Refused: somebody else is.
-        """
-        if not self.connection.one(_SQL["lock_tables"], {"replication": self.replication})[0]:
-            raise Refused(
-                "another command is copying or removing tables of this replication",
-                where=self.connection.where,
-                hint="Wait until it is done, or stop it. After a crash its session goes away as "
-                "soon as the server notices.",
-                retry=True,
-            )
-
-    def unlock_tables(self) -> None:
-        """Let the next one copy or remove tables."""
-        self.connection.execute(_SQL["unlock_tables"], {"replication": self.replication})
 
     def describe(self, captured: CapturedTable) -> SlaveTable | None:
         """The table as it is here, or None when there is none."""
@@ -144,10 +132,10 @@ class Slave(Side):
         """The statement that moves the cursor, for the transaction that applies the batch.
 
         It fails with ``TABLES_CHANGED`` when tables were added or removed after the last call of
-        ``table_copies()``.
+        ``records.copies()``, and with ``OTHER_VERSION`` when the SQL is of another version by now.
         """
         position = cursor.position
-        return sql.SQL("SELECT pyreplica.move_cursor({}, {}, {}, {}, {}, {}, {})").format(
+        return sql.SQL("SELECT pyreplica.move_cursor({}, {}, {}, {}, {}, {}, {}, {})").format(
             *(
                 sql.Literal(value)
                 for value in (
@@ -157,7 +145,8 @@ class Slave(Side):
                     position.log_id,
                     position.at,
                     changes,
-                    self._tables,
+                    self.records.number,
+                    SQL_VERSION,
                 )
             )
         )
@@ -171,11 +160,15 @@ class Slave(Side):
             self._gid_prefix = f"pyreplica:{self.replication}:{oid}:"
         return f"{self._gid_prefix}{batch}"
 
-    def prepared(self) -> list[int]:
-        """The numbers of the batches that are prepared and not decided."""
+    def in_doubt(self) -> list[InDoubt]:
+        """The batches that are prepared and not decided, the first one first."""
         prefix = self.gid(0)[:-1]
         rows = self.connection.query(_SQL["prepared"], {"prefix": prefix})
-        return sorted(int(gid[len(prefix) :]) for (gid,) in rows)
+        return sorted(InDoubt(int(gid[len(prefix) :]), gid, age) for gid, age in rows)
+
+    def prepared(self) -> list[int]:
+        """The numbers of the batches that are prepared and not decided."""
+        return [batch.number for batch in self.in_doubt()]
 
     def prepare_transaction(self, batch: int) -> sql.Composable:
         """The statement that ends the batch's transaction: PREPARE, or COMMIT in one phase."""
@@ -215,8 +208,23 @@ class Slave(Side):
         return int(id_)
 
     def create_staging(self, id_: int) -> None:
-        """Make the staging tables of this replication."""
-        self.connection.execute(sql.SQL(_SQL["create_staging"]).format(**staging(id_)))
+        """Make the staging tables of this replication, or make them anew after an upgrade."""
+        names = staging(id_)
+        made = hashlib.md5(_SQL["create_staging"].encode(), usedforsecurity=False).hexdigest()
+        tables = [f"pyreplica.stage_{id_}", f"pyreplica.net_{id_}"]
+        if self.connection.one(_SQL["staging_made"], {"tables": tables, "made": made})[0]:
+            return
+        note = sql.SQL("COMMENT ON TABLE {} IS {}")
+        with self.connection.transaction():
+            self.connection.execute(
+                sql.SQL("; ").join(
+                    [
+                        sql.SQL("DROP TABLE IF EXISTS {stage}, {net}").format(**names),
+                        sql.SQL(_SQL["create_staging"]).format(**names),
+                        *(note.format(name, sql.Literal(made)) for name in names.values()),
+                    ]
+                )
+            )
 
     def finish_copy(self, cursor: Cursor) -> None:
         """The tables are copied as of the cursor's position; replication goes on from there."""
@@ -231,124 +239,6 @@ class Slave(Side):
                 "at": position.at,
             },
         )
-
-    def table_copies(self) -> dict[int, TableCopy]:
-        """The slave's records of this replication's tables, by oid on the master."""
-        rows = self.connection.query(_SQL["table_copies"], {"replication": self.replication})
-        if rows:
-            self._tables = rows[0][0]
-        return {
-            relid: TableCopy(
-                relid, schema, name, state, Snapshot.parse(snapshot) if snapshot else None, *rest
-            )
-            for _, relid, schema, name, state, snapshot, *rest in rows
-            if relid is not None
-        }
-
-    def keep_tables(self, tables: Iterable[CapturedTable]) -> None:
-        """Forget the tables that are not among these."""
-        relids = [table.relid for table in tables]
-        self.connection.execute(
-            _SQL["forget_tables"], {"replication": self.replication, "relids": relids}
-        )
-
-    def copying_table(self, table: CapturedTable) -> None:
-        """Note that a table is being copied."""
-        self.connection.execute(
-            _SQL["copying_table"],
-            {
-                "replication": self.replication,
-                "relid": table.relid,
-                "schema": table.schema,
-                "table": table.name,
-            },
-        )
-
-    def copied_table(self, table: CapturedTable, rows: int) -> None:
-        """Note that a table is copied, in the transaction that copied it."""
-        self.connection.execute(
-            _SQL["copied_table"],
-            {"replication": self.replication, "relid": table.relid, "rows": rows},
-        )
-
-    # Tables added and removed
-
-    def begin_adding(self, tables: Sequence[CapturedTable], gone: Iterable[TableCopy] = ()) -> None:
-        """Note that tables are being copied beside the daemon.
-
-        Args:
-            gone: tables that the master does not have any more; the slave's are not theirs now.
-        """
-        with self._changing_tables():
-            for copy in gone:
-                self.forget_table(copy.relid)
-            for table in tables:
-                self.copying_table(table)
-
-    def joining_table(self, table: CapturedTable, rows: int, after: Snapshot) -> None:
-        """Note that a table is copied as of a snapshot, in the transaction that copied it."""
-        self.connection.execute(
-            _SQL["joining_table"],
-            {
-                "replication": self.replication,
-                "relid": table.relid,
-                "rows": rows,
-                "snapshot": str(after),
-            },
-        )
-
-    def joined_tables(self, relids: Iterable[int]) -> sql.Composable:
-        """The statement that has tables be in step, for the batch that brings them there."""
-        values: dict[str, object] = {"replication": self.replication, "relids": list(relids)}
-        return literals(_SQL["joined_tables"], values)
-
-    def give_up_tables(self, relids: Iterable[int], problem: str) -> None:
-        """Note why tables could not join; they have to be copied again."""
-        self.connection.execute(
-            _SQL["give_up_tables"],
-            {"replication": self.replication, "relids": list(relids), "problem": problem},
-        )
-
-    def remove_table(self, table: TableCopy | CapturedTable) -> None:
-        """Note that a table is passed over from now on."""
-        with self._changing_tables():
-            self.connection.execute(
-                _SQL["remove_table"],
-                {
-                    "replication": self.replication,
-                    "relid": table.relid,
-                    "schema": table.schema,
-                    "table": table.name,
-                },
-            )
-
-    def forget_table(self, relid: int) -> None:
-        """Know nothing of a table any more."""
-        self.connection.execute(
-            _SQL["forget_table"], {"replication": self.replication, "relid": relid}
-        )
-
-    @contextmanager
-    def _changing_tables(self) -> Iterator[None]:
-        """A transaction after which batches that were made before it are made again.
-
-        Raises:
-            Refused: a batch is in doubt, and nobody decides it.
-        """
-        try:
-            with self.connection.transaction():
-                self.connection.execute(f"SET LOCAL lock_timeout = '{LONGEST_DOUBT}s'")
-                yield
-                self.connection.execute(_SQL["tables_changed"], {"replication": self.replication})
-        except DatabaseError as error:
-            if error.sqlstate != errorcodes.LOCK_NOT_AVAILABLE:
-                raise
-            raise Refused(
-                f"a batch of this replication has not been decided for {LONGEST_DOUBT} s",
-                where=self.connection.where,
-                hint=f"Run the daemon, which decides it: `pyreplica run {self.replication}`; then "
-                "try again.",
-            ) from error
 
     def empty(self, tables: Sequence[SlaveTable]) -> None:
         """Remove all rows of these tables."""

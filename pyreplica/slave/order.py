@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from pyreplica.database import sql
 from pyreplica.model import BARRIERS, Change
 from pyreplica.slave.fold import Net
 from pyreplica.slave.statements import Part, TableStatements
@@ -80,9 +81,18 @@ def ways_of(statements: TableStatements, careful: bool, reinsert: bool = False) 
 
 
 def statement_for(
-    statements: TableStatements, how: str, source: Part, columns: Sequence[str] | None
+    statements: TableStatements,
+    how: str,
+    source: Part,
+    columns: Sequence[str] | None,
+    was: Part | None = None,
 ) -> Part:
-    """The statement of a way to apply net changes; ``columns`` are those that an UPDATE sets."""
+    """The statement of a way to apply net changes.
+
+    Args:
+        columns: those that an UPDATE sets.
+        was: a further condition for the rows that are updated.
+    """
     if how == "delete":
         return statements.delete(source)
     if how == "insert":
@@ -90,16 +100,42 @@ def statement_for(
     if how == "insert_missing":
         return statements.insert_missing(source)
     if how == "reinsert":
-        return statements.reinsert(source)
-    return statements.update(source, columns)
+        return statements.reinsert(source, was)
+    return statements.update(source, columns, was)
 
 
-def by_columns(nets: Sequence[Net], kind: str) -> dict[tuple[str, ...], list[Net]]:
-    """Updates by the columns they change; the object's keys are all that is looked at."""
-    grouped: dict[tuple[str, ...], list[Net]] = {}
+def expecting(
+    statements: TableStatements,
+    how: str,
+    source: Part,
+    columns: Sequence[str] | None,
+    was: Part | None,
+    expected: Part,
+) -> Part:
+    """The same, to fail when it meets another number of rows than it should."""
+    before: Part = sql.SQL("")
+    if how == "reinsert":
+        taken, statement = statements.reinsert_parts(source, was)
+        before = sql.SQL("{}, ").format(taken)
+    else:
+        statement = statement_for(statements, how, source, columns, was)
+    conflict = "delete_missing" if how == "delete" else "update_missing"
+    return sql.SQL(
+        "WITH {}done AS ({} RETURNING 1) SELECT pyreplica.expect(count(*), {}, {}, {}) FROM done"
+    ).format(
+        before, statement, expected, sql.Literal(conflict), sql.Literal(str(statements.captured))
+    )
+
+
+def by_columns(
+    nets: Sequence[Net], kind: str
+) -> dict[tuple[tuple[str, ...], tuple[str, ...]], list[Net]]:
+    """Updates by the columns they change, and by those of which they tell what was there."""
+    grouped: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Net]] = {}
     for net in nets:
         if net.kind == kind:
             columns = tuple(json.loads(net.row or "{}"))
             if columns:
-                grouped.setdefault(columns, []).append(net)
+                known = tuple(json.loads(net.old)) if net.old else ()
+                grouped.setdefault((columns, known), []).append(net)
     return grouped

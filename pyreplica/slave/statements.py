@@ -1,8 +1,8 @@
 """The statements that apply net changes to one table, made from what master and slave say of it.
 
-A statement takes its changes from a FROM item ``c`` with the columns ``key`` and ``row`` (jsonb
-objects whose values are text): an array parameter for a small batch, the staging tables for a
-large one.
+A statement takes its changes from a FROM item ``c`` with the columns ``key``, ``row`` and ``old``
+(jsonb objects whose values are text): array parameters for a small batch, the staging tables for a
+large one. The slave's table is ``t``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,16 @@ class TableStatements:
         return any(c.identity_always and c.name in columns for c in self._others)
 
     @property
+    def sets_identity(self) -> bool:
+        """Whether updates that set all columns set one that UPDATE refuses to."""
+        return self.updates_identity(c.name for c in self._others)
+
+    @property
+    def updates(self) -> bool:
+        """Whether there is any column that an update may set."""
+        return bool(self._others)
+
+    @property
     def has_own(self) -> bool:
         """Whether the slave's table has columns whose values the master does not know."""
         known = {*self.captured.key, *self.captured.columns}
@@ -61,11 +71,17 @@ class TableStatements:
     def delete(self, source: Part) -> Part:
         """DELETE of the rows with the keys of the source."""
         return sql.SQL("DELETE FROM {}{} t USING {} c WHERE {}").format(
-            self._only, self.name, source, self._same_key()
+            self._only, self.name, source, self.same_key()
         )
 
-    def update(self, source: Part, columns: Sequence[str] | None = None) -> Part:
-        """UPDATE of the given columns, or of whichever columns each change has."""
+    def update(
+        self, source: Part, columns: Sequence[str] | None = None, was: Part | None = None
+    ) -> Part:
+        """UPDATE of the given columns, or of whichever columns each change has.
+
+        Args:
+            was: a further condition, as :meth:`as_it_was` gives it.
+        """
         if columns is None:
             assignments = [
                 sql.SQL("{0} = CASE WHEN c.row ? {1} THEN {2} ELSE t.{0} END").format(
@@ -81,7 +97,7 @@ class TableStatements:
                 for name in columns
             ]
         return sql.SQL("UPDATE {}{} t SET {} FROM {} c WHERE {}").format(
-            self._only, self.name, sql.SQL(", ").join(assignments), source, self._same_key()
+            self._only, self.name, sql.SQL(", ").join(assignments), source, self._where(was)
         )
 
     def insert(self, source: Part) -> Part:
@@ -99,27 +115,40 @@ class TableStatements:
     def insert_missing(self, source: Part) -> Part:
         """INSERT of those rows of the source whose keys are not there."""
         return sql.SQL("{} WHERE NOT EXISTS (SELECT FROM {}{} t WHERE {})").format(
-            self.insert(source), self._only, self.name, self._same_key()
+            self.insert(source), self._only, self.name, self.same_key()
         )
 
-    def reinsert(self, source: Part) -> Part:
+    def insert_whole(self, source: Part) -> Part:
+        """INSERT of rows of the source that also have what only the slave has in them."""
+        columns = [c for c in self.table.columns.values() if not c.generated]
+        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} c").format(
+            self.name,
+            sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
+            sql.SQL(", ").join(_value("key" if c in self._key else "row", c) for c in columns),
+            source,
+        )
+
+    def reinsert(self, source: Part, was: Part | None = None) -> Part:
         """UPDATE by taking the rows out and putting them back merged with their changes.
 
         For values of another unique key that change hands between rows: one UPDATE would meet the
         old holder. The ORDER BY has all rows taken out before the first is put back. Also for
         identity columns that cannot be updated. What only the slave has in a row stays.
         """
+        return sql.SQL("WITH {} {}").format(*self.reinsert_parts(source, was))
+
+    def reinsert_parts(self, source: Part, was: Part | None = None) -> tuple[Part, Part]:
+        """The same as what stands in its WITH, and the INSERT."""
         columns = [c for c in self.table.columns.values() if not c.generated]
-        return sql.SQL(
-            "WITH taken AS (DELETE FROM {only}{name} t USING {source} c WHERE {same} "
-            "RETURNING t.*, c.row AS pyreplica_row, c.key AS pyreplica_key) "
+        taken = sql.SQL(
+            "taken AS (DELETE FROM {rows} t USING {source} c WHERE {same} "
+            "RETURNING t.*, c.row AS pyreplica_row, c.key AS pyreplica_key)"
+        ).format(rows=self.rows, source=source, same=self._where(was))
+        insert = sql.SQL(
             "INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE "
             "SELECT {values} FROM (SELECT * FROM taken ORDER BY pyreplica_key) c"
         ).format(
-            only=self._only,
             name=self.name,
-            source=source,
-            same=self._same_key(),
             columns=sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
             values=sql.SQL(", ").join(
                 _value("pyreplica_key", c)
@@ -130,6 +159,7 @@ class TableStatements:
                 for c in columns
             ),
         )
+        return taken, insert
 
     def fill(self, row: str) -> Part:
         """UPDATE that gives all rows the values that the master's rows got with a new column.
@@ -163,7 +193,69 @@ class TableStatements:
         delete = sql.SQL("DELETE FROM {}{} WHERE ").format(self._only, self.name)
         return delete + sql.SQL(condition)
 
-    def _same_key(self) -> Part:
+    # What the slave has
+
+    @property
+    def rows(self) -> Part:
+        """The table's own rows, as a FROM item."""
+        return self._only + self.name
+
+    def slave_row(self, longest: int | None = None) -> Part:
+        """An object of the values of the slave's row as text; NULL where there is none.
+
+        Args:
+            longest: characters at which a value is cut.
+        """
+        columns = [c for c in self.table.columns.values() if not c.generated]
+        values = [_printed(c) for c in columns]
+        if longest is not None:
+            values = [sql.SQL("left({}, {})").format(v, sql.Literal(longest)) for v in values]
+        return sql.SQL(
+            "CASE WHEN t.tableoid IS NOT NULL THEN jsonb_object(ARRAY[{}], ARRAY[{}]::text[]) END"
+        ).format(
+            sql.SQL(", ").join(sql.Literal(c.name) for c in columns), sql.SQL(", ").join(values)
+        )
+
+    def as_it_was(self, columns: Sequence[str] | None) -> Part:
+        """The condition that the slave's row has what the change says the master's row had.
+
+        It is held against the text that the type prints: values that are equal and not the same
+        differ.
+
+        Args:
+            columns: those that the changes tell of; None: whichever each does.
+        """
+        known = [c for c in self._others if columns is None or c.name in columns]
+        conditions = [
+            sql.SQL("{} COLLATE {} IS NOT DISTINCT FROM c.old ->> {}").format(
+                _printed(c), sql.Identifier("C"), sql.Literal(c.name)
+            )
+            for c in known
+        ]
+        if columns is None:
+            conditions = [
+                sql.SQL("((c.old ? {}) IS NOT TRUE OR {})").format(sql.Literal(c.name), condition)
+                for c, condition in zip(known, conditions, strict=True)
+            ]
+        return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+    def reading(self, source: Part) -> Part:
+        """A query that fails where a value of the source is none of the slave's column."""
+        values = [_value("key", c) for c in self._key]
+        values += [
+            sql.SQL("CASE WHEN c.row ? {} THEN {} END").format(
+                sql.Literal(c.name), _value("row", c)
+            )
+            for c in self._others
+        ]
+        return sql.SQL("SELECT count(ROW({})) FROM {} c").format(sql.SQL(", ").join(values), source)
+
+    def _where(self, was: Part | None) -> Part:
+        same = self.same_key()
+        return same if was is None else sql.SQL("{} AND {}").format(same, was)
+
+    def same_key(self) -> Part:
+        """The condition that a row of the slave and a change have the same key."""
         return sql.SQL(" AND ").join(
             sql.SQL("t.{} {} {}").format(
                 sql.Identifier(c.name), sql.SQL(c.equal or "="), _value("key", c)
@@ -181,6 +273,18 @@ def _value(source: str, column: SlaveColumn) -> Part:
     before, after = column.input
     text = sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
     return sql.SQL("{}{}{}").format(sql.SQL(before), text, sql.SQL(after))
+
+
+def _printed(column: SlaveColumn) -> Part:
+    """The column's value as the master logs it: as the type's output function prints it."""
+    name = sql.SQL("t.{}").format(sql.Identifier(column.name))
+    if column.type == "text":
+        return name
+    if column.type == "xml":
+        # its output function leaves the encoding out of the XML declaration
+        return sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(name)
+    # concat() prints with the output function, and NULL as nothing; a composite of NULLs is none
+    return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN concat({0}) END").format(name)
 
 
 def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str] | None:

@@ -16,14 +16,33 @@ BEGIN
 END
 $$;
 
--- Called by the capture statements while a bit of the doorbell is set; answers the segment to write.
+-- Called by the capture statements while a bit of the doorbell is set; answers the segment to write. It rings for each
+-- statement, not once a transaction: a savepoint that is rolled back takes its NOTIFY with it, and PostgreSQL leaves
+-- out copies. All databases of the server share one queue of notifications, which a listener that is stuck fills; when
+-- it is full, each transaction that has executed NOTIFY fails. So from the half on, where PostgreSQL begins to warn,
+-- nobody rings, and the daemons look once each keepalive.
 CREATE OR REPLACE FUNCTION pyreplica.ring(doorbell bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF pyreplica.rings() THEN
+    IF pyreplica.rings() AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify('pyreplica', '');
     END IF;
     RETURN doorbell & 1;
+END
+$$;
+
+-- Whether a large row of the log can be read again, with COPY as well, which writes a backslash twice. PostgreSQL puts
+-- no text together that is longer than 1 GB, and raises the same error by itself on the way there.
+CREATE OR REPLACE FUNCTION pyreplica.is_printable(row_ jsonb) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    printed constant text := row_::text;
+    bytes constant bigint := 2 * octet_length(printed)::bigint - octet_length(replace(printed, '\', ''));
+BEGIN
+    IF bytes > 1060000000 THEN
+        RAISE EXCEPTION 'the row takes % bytes when it is printed', bytes USING ERRCODE = 'program_limit_exceeded';
+    END IF;
+    RETURN true;
 END
 $$;
 
@@ -82,14 +101,21 @@ except (plpy.spiexceptions.ProgramLimitExceeded, plpy.spiexceptions.InternalErro
         "a row of table %s.%s is too large to be replicated: its values are longer as text than the log can hold"
         % (TD["table_schema"], TD["table_name"]),
         detail="A row's values together may be 268435455 bytes of text; of an update normally only those that "
-        "change count. A bytea takes two characters a byte. PostgreSQL says: " + str(error),
+        "change count. A bytea takes two characters a byte. Control characters take seven bytes each, of "
+        "1060000000. PostgreSQL says: " + str(error),
         hint="Store such values in parts, in several rows; or stop replicating the table: "
         "SELECT pyreplica.remove_table('%s.%s')." % (TD["table_schema"], TD["table_name"]),
         sqlstate="54000",
     )
 
-# A snapshot left behind now and then lets a backlog be cut there.
-since = GD.get("pyreplica", 0) + logged + 1
+# A snapshot left behind now and then lets a backlog be cut there. Not all sessions begin at nothing: many short ones
+# leave as many behind as a long one.
+since = GD.get("pyreplica")
+if since is None:
+    import os
+
+    since = os.getpid() % 4000
+since += logged + 1
 if since >= 4000:
     if "tick" not in SD:
         SD["tick"] = plpy.prepare("SELECT pyreplica.tick()")

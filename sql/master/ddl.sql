@@ -4,9 +4,7 @@
 CREATE OR REPLACE FUNCTION pyreplica.log_ddl(script jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, row) SELECT %s, 0, ''S'', $1',
-        pyreplica.segment())
-    USING script;
+    EXECUTE pyreplica.logging('SELECT 0, ''S''::"char", NULL::jsonb, $1') USING script;
 END
 $$;
 

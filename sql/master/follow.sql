@@ -131,6 +131,12 @@ BEGIN
                 USING HINT = 'Changes made meanwhile would be lost for the slaves. '
                     'Stop replicating the table with pyreplica.remove_table(), or disable other triggers by name.';
         END IF;
+        SELECT g.tgrelid::regclass INTO ours FROM pg_trigger g
+        WHERE g.tgrelid = ANY (changed) AND g.tgname = 'pyreplica_keep_log' AND g.tgenabled <> 'A' LIMIT 1;
+        IF ours IS NOT NULL THEN
+            RAISE EXCEPTION 'trigger pyreplica_keep_log on % keeps the log of PyReplica and cannot be disabled', ours
+                USING HINT = 'Slaves would lose what they have not confirmed.';
+        END IF;
     END IF;
     PERFORM pyreplica.refresh(changed);
     -- rewritten, and still the same shape

@@ -40,9 +40,8 @@ CREATE OR REPLACE FUNCTION pyreplica.after_move() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     log constant text := (
-        SELECT 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ' || pyreplica.restating(t.id, t.shape,
-            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false,
-            pyreplica.segment())
+        SELECT pyreplica.logging(pyreplica.restating(t.id, t.shape,
+            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false))
         FROM pyreplica.replica_table t WHERE t.id = TG_ARGV[0]::integer AND t.key_columns <> '{}');
 BEGIN
     IF log IS NULL THEN

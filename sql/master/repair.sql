@@ -66,9 +66,7 @@ BEGIN
             CASE WHEN cardinality(wanted) > 1 THEN 'SKIP LOCKED' END)
         INTO mine USING wanted;
     END IF;
-    EXECUTE 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ' || pyreplica.restating(
-        t.id, t.shape, standing, given, false, pyreplica.segment())
-    USING mine;
+    EXECUTE pyreplica.logging(pyreplica.restating(t.id, t.shape, standing, given, false)) USING mine;
     GET DIAGNOSTICS restated = ROW_COUNT;
     busy := ARRAY(SELECT unnest(wanted) EXCEPT SELECT unnest(mine));
 END

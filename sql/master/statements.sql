@@ -89,6 +89,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pyreplica.columns_of(shape, false)
 $$;
 
+-- ... and the object of what stood in them before, by which the slave tells whether its row is the one that the master
+-- changed. Long values are left out, they would make the log twice as large; and all of them in a table so wide that a
+-- query could not hold them besides.
+CREATE OR REPLACE FUNCTION pyreplica.old_object(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN count(*) = 0 OR count(*) > 500 THEN 'NULL::jsonb' ELSE
+        format('jsonb_object(%L::text[], ARRAY[%s]) - ARRAY[%s]::text[]', array_agg(name),
+            string_agg(format('CASE WHEN %s THEN %s END', logged, format(printed, 'c.old_' || alias)), ', '),
+            string_agg(format('CASE WHEN %s THEN NULL ELSE %L END', logged, name), ', ')) END
+    FROM (
+        SELECT k.name, k.alias, k.printed, format(CASE WHEN t.typlen > 0 THEN 'c.changed_%1$s'
+            ELSE 'c.changed_%1$s AND coalesce(pg_column_size(c.old_%1$s), 0) <= 1000' END, k.alias) AS logged
+        FROM pyreplica.columns_of(shape, false) k
+        JOIN jsonb_array_elements(shape -> 'columns') c ON c ->> 'name' = k.name
+        JOIN pg_type t ON t.oid = (c ->> 'type')::oid
+    ) l
+$$;
+
 -- SELECT of log rows that restate a table: for each key in the relation `touched` the row as it stands now, or
 -- that there is none. With `against_old`, after an UPDATE, only the columns that changed; but the whole row of a key
 -- that was touched more than once, where the old row may be one that was never logged, and of a key that the
@@ -97,16 +115,16 @@ $$;
 -- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
 -- must not depend on the number of rows: a FULL JOIN is never a nested loop, a LATERAL one always is.
 CREATE OR REPLACE FUNCTION pyreplica.restating(
-    generation integer, shape jsonb, standing text, touched text, against_old boolean, segment text
+    generation integer, shape jsonb, standing text, touched text, against_old boolean
 ) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format(
-        'SELECT %s, %s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
+        'SELECT %s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
         'CASE WHEN c.here IS NULL THEN NULL %s ELSE %s END '
         'FROM (SELECT %s AS key, m.* %s '
         'FROM (SELECT %s, count(*) AS images FROM %s t GROUP BY %s) k '
         '%s LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s OFFSET 0) m ON true OFFSET 0) c %s',
-        segment, generation,
+        generation,
         CASE WHEN against_old THEN 'WHEN c.there THEN ''u''' END,
         CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
         pyreplica.object_of(shape, false, 'c'),
@@ -123,12 +141,23 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
 $$;
 
--- The expression for the segment in a statement that writes the log. It is evaluated once, at the first row; and the
--- doorbell is rung if somebody sleeps.
-CREATE OR REPLACE FUNCTION pyreplica.segment() RETURNS text
+-- The statement that logs the rows of a query (tab, op, key, row). The segment is read once, at the first row; and the
+-- doorbell is rung if somebody sleeps. It is read only after the transaction has its id: a daemon that falls asleep
+-- waits for those who had one. The column's default would come too late, and not everybody has written before: not
+-- TRUNCATE, some DDL, restate().
+--
+-- A text in jsonb may grow sevenfold until COPY has printed it: a control character becomes \\u0001. What could not be
+-- read from the log any more is refused here, while the writer can still be told.
+CREATE OR REPLACE FUNCTION pyreplica.logging(
+    rows_ text, at_ text DEFAULT 'statement_timestamp()', columns_ text DEFAULT 'tab, op, key, row'
+) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT '(SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
-        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d)::smallint'
+    SELECT format('INSERT INTO pyreplica.replica_log (at, segment, %1$s) SELECT %2$s, '
+        '(CASE WHEN pg_current_xact_id() IS NOT NULL THEN (SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
+        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d) END)::smallint, '
+        'l.* FROM (%3$s OFFSET 0) l(%1$s) '
+        'WHERE pg_column_size(l.row) > 150000000 IS NOT TRUE OR pyreplica.is_printable(l.row)',
+        columns_, at_, rows_)
 $$;
 
 -- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
@@ -136,8 +165,6 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    into_log constant text := 'INSERT INTO pyreplica.replica_log (segment, tab, op, key, row) ';
-    segment constant text := pyreplica.segment();
     -- A statement trigger fires after all the row triggers, cascades and functions of its statement; what these
     -- did to the same table was logged before it. So the transition tables can be trusted only by the first
     -- capture of a table inside a client statement. The mark that says so falls back with a savepoint as the
@@ -160,54 +187,56 @@ DECLARE
         format('(SELECT CASE WHEN %s THEN NOT EXISTS (%s) AND NOT EXISTS (%s) ELSE false END)', first_capture,
             pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows'))
         ELSE first_capture END;
-    truncated constant text := into_log
-        || format('SELECT %s, %s, ''T''::"char", NULL::jsonb, NULL::jsonb', segment, generation);
+    truncated constant text := format('SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb', generation);
     restated text;
     statements jsonb;
 BEGIN
     statements := jsonb_build_object(
         'INSERT', jsonb_build_array(
-            into_log || format('SELECT %s, %s, ''I'', %s, %s FROM %s n WHERE %s', segment, generation,
-                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_, first_capture),
-            into_log || pyreplica.restating(generation, shape, standing, 'new_rows', false, segment)),
+            pyreplica.logging(format('SELECT %s, ''I''::"char", %s, %s FROM %s n WHERE %s', generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_, first_capture)),
+            pyreplica.logging(pyreplica.restating(generation, shape, standing, 'new_rows', false))),
         'DELETE', jsonb_build_array(
-            into_log || format('SELECT %s, %s, ''D'', %s, NULL FROM %s o WHERE %s', segment, generation,
-                pyreplica.object_of(shape, true, 'o'), old_, first_capture),
-            into_log || pyreplica.restating(generation, shape, standing, 'old_rows', false, segment)),
+            pyreplica.logging(format('SELECT %s, ''D''::"char", %s, NULL::jsonb FROM %s o WHERE %s', generation,
+                pyreplica.object_of(shape, true, 'o'), old_, first_capture)),
+            pyreplica.logging(pyreplica.restating(generation, shape, standing, 'old_rows', false))),
         -- Old and new rows come unpaired. Joined by key, a key only in old is a delete, one only in new an
         -- insert: that is how changes of the key are logged. Rows that did not change are not logged.
         'UPDATE', jsonb_build_array(
-            into_log || format(
-                'SELECT %s, %s, c.op, c.key, CASE c.op WHEN ''U'' THEN %s WHEN ''I'' THEN %s END '
+            pyreplica.logging(format(
+                'SELECT %s, c.op, c.key, CASE c.op WHEN ''U'' THEN %s WHEN ''I'' THEN %s END, '
+                'CASE c.op WHEN ''U'' THEN %s END '
                 'FROM (SELECT CASE WHEN o.here IS NULL THEN ''I'' WHEN n.here IS NULL THEN ''D'' '
                 'ELSE ''U'' END::"char" AS op, CASE WHEN n.here THEN %s ELSE %s END AS key%s%s '
                 'FROM %s o FULL JOIN %s n ON %s OFFSET 0) c WHERE %s AND (c.op <> ''U'' OR %s)',
-                segment, generation, pyreplica.changed_object(shape), pyreplica.object_of(shape, false, 'c'),
-                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, true, 'o'),
-                (SELECT string_agg(', n.' || alias, '') FROM pyreplica.columns_of(shape, false)),
+                generation, pyreplica.changed_object(shape), pyreplica.object_of(shape, false, 'c'),
+                pyreplica.old_object(shape), pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, true, 'o'),
+                (SELECT string_agg(', n.' || alias, '')
+                        || CASE WHEN count(*) > 500 THEN '' ELSE string_agg(format(', o.%1$s AS old_%1$s', alias), '') END
+                    FROM pyreplica.columns_of(shape, false)),
                 pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
-                first_update, pyreplica.changed(shape)),
-            old_and_new || into_log || pyreplica.restating(generation, shape, standing, 'touched', true, segment)),
+                first_update, pyreplica.changed(shape)), columns_ => 'tab, op, key, row, old'),
+            old_and_new || pyreplica.logging(pyreplica.restating(generation, shape, standing, 'touched', true))),
         -- Rows that stand after a TRUNCATE were put there by its other triggers.
         'AFTER TRUNCATE table', jsonb_build_array(
-            truncated || format(' UNION ALL SELECT %s, %s, ''i'', %s, %s FROM %s n', segment, generation,
+            pyreplica.logging(truncated || format(' UNION ALL SELECT %s, ''i'', %s, %s FROM %s n', generation,
                 pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'),
-                pyreplica.rows_of(shape, standing))),
+                pyreplica.rows_of(shape, standing)))),
         -- TRUNCATE of a partition alone takes its rows out of the root, the slave may be partitioned otherwise.
         -- TRUNCATE of the root comes here for each partition as well: nothing more to say then.
-        'BEFORE TRUNCATE root', jsonb_build_array(truncated),
+        'BEFORE TRUNCATE root', jsonb_build_array(pyreplica.logging(truncated)),
         'BEFORE TRUNCATE partition', jsonb_build_array(
-            into_log || format('SELECT %s, %s, ''d'', %s, NULL FROM %s n WHERE NOT coalesce('
-                '(SELECT l.op = ''T'' AND l.tab = %2$s FROM pyreplica.replica_log l '
+            pyreplica.logging(format('SELECT %s, ''d''::"char", %s, NULL::jsonb FROM %s n WHERE NOT coalesce('
+                '(SELECT l.op = ''T'' AND l.tab = %1$s FROM pyreplica.replica_log l '
                 'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
-                segment, generation, pyreplica.object_of(shape, true, 'n'),
+                generation, pyreplica.object_of(shape, true, 'n'),
                 -- the trigger function says which one that is
-                pyreplica.rows_of(shape, 'this_partition'))));
+                pyreplica.rows_of(shape, 'this_partition')))));
 
     -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
     -- table alone is asked.
     IF (shape ->> 'deferrable')::boolean OR shape -> 'children' <> 'null' THEN
-        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false, segment), ' UNION ALL ')
+        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false), ' UNION ALL ')
         INTO restated
         FROM (
             SELECT generation, capture_statements.shape, standing
@@ -216,7 +245,7 @@ BEGIN
             FROM pyreplica.replica_table t
             WHERE capture_statements.shape -> 'children' @> to_jsonb(t.id)
         ) m(id, shape, standing);
-        restated := format('%s SELECT * FROM (%s) u WHERE %s', into_log, restated, set_mark);
+        restated := pyreplica.logging(format('SELECT * FROM (%s) u WHERE %s', restated, set_mark));
         statements := statements || jsonb_build_object(
             'DELETE', jsonb_build_array('WITH touched AS (TABLE old_rows) ' || restated),
             'UPDATE', jsonb_build_array(old_and_new || restated));

@@ -4,7 +4,7 @@
 DO $$
 BEGIN
     IF to_regclass('pyreplica.replica_slave') IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = to_regclass('pyreplica.replica_slave') AND attname = 'holds')
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('pyreplica.replica_slave') AND attname = 'dropped_at')
     THEN
         LOCK TABLE pyreplica.replica_slave;
     END IF;
@@ -39,8 +39,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_log (
     id bigint NOT NULL DEFAULT nextval('pyreplica.replica_log_id'),
     txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL DEFAULT statement_timestamp(),
-    -- after txid: a writer that reads the doorbell must be visible as a running transaction before it does
-    segment smallint NOT NULL,
+    segment smallint NOT NULL,           -- from the doorbell: see pyreplica.logging()
     tab integer NOT NULL,                -- replica_table.id; 0 of a statement that is of no one table (S)
     op "char" NOT NULL,                  -- I, U, D, T, i, u, d, F, P, S: see docs/architecture.md
     key jsonb,                           -- the key columns' values as text
@@ -96,6 +95,39 @@ BEGIN
 END
 $$;
 
+-- Where the sequence of the log's ids stood when writers were last told to fill a segment.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_segment (
+    segment smallint PRIMARY KEY,
+    since_id bigint NOT NULL
+);
+
+-- Version 3. A slave for which the log has grown past its limits is dropped: its log is not kept any more, and it needs
+-- a new copy. Null is no limit.
+DO $$
+BEGIN
+    -- ids of before the upgrade that every slave has confirmed count for nothing: that is on the safe side
+    INSERT INTO pyreplica.replica_segment (segment, since_id)
+    SELECT g, coalesce((SELECT min(s.log_id) FROM pyreplica.replica_slave s), i.last_value)
+    FROM generate_series(0, 1) g, pyreplica.replica_log_id i
+    ON CONFLICT DO NOTHING;
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_slave'::regclass AND attname = 'dropped_at')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_slave
+        ADD COLUMN max_log_size bigint CHECK (max_log_size > 0),            -- bytes
+        ADD COLUMN max_log_age interval CHECK (max_log_age > interval '0'),
+        ADD COLUMN held_log_id bigint,   -- where the sequence of the log's ids stood at `held`
+        ADD COLUMN dropped_at timestamptz,
+        ADD COLUMN dropped_why text,
+        DROP CONSTRAINT IF EXISTS replica_slave_state_check,
+        ADD CONSTRAINT replica_slave_state_check CHECK (state IN ('copying', 'ready', 'dropped'));
+    -- of an update: what stood in the columns that changed, as text, but for long values
+    ALTER TABLE pyreplica.replica_log ADD COLUMN IF NOT EXISTS old jsonb;
+END
+$$;
+
 -- The partitions of the captured tables: when one is attached, detached or dropped, its rows come and go unnoticed by
 -- any trigger.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
@@ -106,6 +138,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
 
 CREATE OR REPLACE VIEW pyreplica.changes AS
 SELECT l.id, l.txid, l.at,
-    CASE WHEN t.id IS NOT NULL THEN format('%I.%I', t.schema_name, t.table_name) END AS "table", l.op, l.key, l.row
+    CASE WHEN t.id IS NOT NULL THEN format('%I.%I', t.schema_name, t.table_name) END AS "table", l.op, l.key, l.row,
+    l.old
 FROM pyreplica.replica_log l LEFT JOIN pyreplica.replica_table t ON t.id = l.tab;
 COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to be read by people';

@@ -7,9 +7,7 @@
 CREATE OR REPLACE FUNCTION pyreplica.log_table(generation integer, op "char", row_ jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, row, at) '
-        'SELECT %s, $1, $2, $3, clock_timestamp()', pyreplica.segment())
-    USING generation, op, row_;
+    EXECUTE pyreplica.logging('SELECT $1, $2, NULL::jsonb, $3', 'clock_timestamp()') USING generation, op, row_;
 END
 $$;
 
@@ -26,11 +24,9 @@ BEGIN
             SELECT jsonb_agg(c) FROM jsonb_array_elements(shape_ -> 'columns') c
             WHERE c ->> 'key' IS NOT NULL OR c ->> 'name' = ANY (columns_)));
     END IF;
-    EXECUTE format('INSERT INTO pyreplica.replica_log (segment, tab, op, key, row, at) '
-        'SELECT %s, $1, $2, %s, %s, clock_timestamp() FROM %s n',
-        pyreplica.segment(), pyreplica.object_of(shape_, true, 'n'),
-        CASE WHEN op = 'd' THEN 'NULL' ELSE pyreplica.object_of(shape_, false, 'n') END,
-        pyreplica.rows_of(shape_, relation, op = 'd'))
+    EXECUTE pyreplica.logging(format('SELECT $1, $2, %s, %s FROM %s n', pyreplica.object_of(shape_, true, 'n'),
+        CASE WHEN op = 'd' THEN 'NULL::jsonb' ELSE pyreplica.object_of(shape_, false, 'n') END,
+        pyreplica.rows_of(shape_, relation, op = 'd')), 'clock_timestamp()')
     USING generation, op;
 END
 $$;

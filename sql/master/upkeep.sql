@@ -1,6 +1,9 @@
 -- What the daemon calls: the doorbell, and the upkeep of the log. A part of master-install.sql.
 
--- Sets or clears the bit of a sleeping daemon. Daemons exclude each other; writers only read.
+-- Sets or clears the bit of a sleeping daemon. Daemons exclude each other; writers only read. Call it in a transaction
+-- of its own: setval() takes the transaction's id while it has the sequence's page locked, so who has read the old
+-- value has a lower one, and a snapshot lists all that run below the highest id that has ended. Had it an id from
+-- before, then a writer could have read the old value and be in no list.
 CREATE OR REPLACE FUNCTION pyreplica.set_doorbell(slave_bit integer, sleeping boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -12,7 +15,8 @@ END
 $$;
 
 -- Whether a segment of the log holds a change that some slave has not confirmed, or that a table being added to its
--- replication may still need. What is older than all that was running at that moment need not be looked at.
+-- replication may still need; a dropped slave gets none. What is older than all that was running at that moment need
+-- not be looked at.
 CREATE OR REPLACE FUNCTION pyreplica.is_awaited(segment regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -20,16 +24,18 @@ DECLARE
 BEGIN
     EXECUTE format(
         'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, unnest(ARRAY[s.snapshot, s.held]) k(seen), ONLY %s l '
-        'WHERE l.txid >= pg_snapshot_xmin(k.seen) AND NOT pg_visible_in_snapshot(l.txid, k.seen))', segment)
+        'WHERE s.state <> ''dropped'' AND l.txid >= pg_snapshot_xmin(k.seen) '
+            'AND NOT pg_visible_in_snapshot(l.txid, k.seen))', segment)
     INTO awaited;
     RETURN awaited;
 END
 $$;
 
 -- Log upkeep. The log has two segments, of which writers fill one. When that has grown past `rotate_at` bytes, they
--- are told to fill the other, and it is truncated once every slave has confirmed what is in it. Nobody waits for
--- anybody: what is locked now is left for next time. Answers "switched", "waiting" (for a slave to confirm),
--- "truncated", or null when there was nothing to do or something was locked.
+-- are told to fill the other, and it is truncated once every slave has confirmed what is in it. Slaves past their
+-- limits are dropped before that. Nobody waits for anybody: what is locked now is left for next time. Answers
+-- "switched", "waiting" (for a slave to confirm), "truncated", or null when there was nothing to do or something was
+-- locked.
 CREATE OR REPLACE FUNCTION pyreplica.rotate_log(rotate_at bigint) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -43,28 +49,36 @@ BEGIN
     END IF;
     -- a slave that is being added was seen here, or waits for us
     LOCK TABLE pyreplica.replica_slave IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+    PERFORM pyreplica.drop_slaves();
     -- a tick is where a batch may end: after the cursor, whatever the log is held for
     DELETE FROM pyreplica.replica_tick t
-    WHERE NOT EXISTS (SELECT FROM pyreplica.replica_slave s WHERE t.xmax_ >= pg_snapshot_xmin(s.snapshot));
+    WHERE NOT EXISTS (
+        SELECT FROM pyreplica.replica_slave s WHERE s.state <> 'dropped' AND t.xmax_ >= pg_snapshot_xmin(s.snapshot));
     SELECT format('pyreplica.replica_log_%s', b), format('pyreplica.replica_log_%s', 1 - b) INTO written, resting
     FROM (SELECT last_value & 1 AS b FROM pyreplica.doorbell) d;
     IF pg_relation_size(resting) > 0 THEN
         IF pyreplica.is_awaited(resting) THEN
             RETURN 'waiting';
         END IF;
-        -- Who has written to it, before the switch or because he had read the doorbell before, has it locked until
-        -- he commits: now all its changes can be seen, and no more come.
-        EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', resting);
-        IF pyreplica.is_awaited(resting) THEN
-            RETURN 'waiting';
-        END IF;
-        EXECUTE format('TRUNCATE ONLY %s', resting);
-        RETURN 'truncated';
+        BEGIN
+            -- Who has written to it, before the switch or because he had read the doorbell before, has it locked until
+            -- he commits: now all its changes can be seen, and no more come. Who reads it has it locked, too.
+            EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', resting);
+            IF pyreplica.is_awaited(resting) THEN
+                RETURN 'waiting';
+            END IF;
+            EXECUTE format('TRUNCATE ONLY %s', resting);
+            RETURN 'truncated';
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN NULL;   -- who was dropped stays so
+        END;
     END IF;
-    IF pg_relation_size(written) < rotate_at THEN
+    IF pg_relation_size(written) < rotate_at OR NOT pg_try_advisory_xact_lock(hashtext('pyreplica.doorbell')) THEN
         RETURN NULL;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('pyreplica.doorbell'));
+    UPDATE pyreplica.replica_segment SET since_id = (SELECT last_value FROM pyreplica.replica_log_id)
+    WHERE segment = 1 - (SELECT last_value & 1 FROM pyreplica.doorbell);
     PERFORM setval('pyreplica.doorbell', d.last_value # 1) FROM pyreplica.doorbell d;
     RETURN 'switched';
 EXCEPTION

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import Databases
-from tests.support import LIMIT, connect, pyreplica
+from tests.support import LIMIT, connect, eventually, pyreplica
 
 SECRET = "hunter2secret"
 """The password of these tests; it must never be seen."""
@@ -31,7 +30,7 @@ COMMANDS = {
     "uninstall": (),
 }
 """The commands that need no more than a configuration, and what keeps them short."""
-OTHER_COMMANDS = ("add-table", "remove-table", "execute", "demo")
+OTHER_COMMANDS = ("conflicts", "add-table", "remove-table", "execute", "demo")
 
 TABLES = """
 CREATE TABLE item (id integer PRIMARY KEY, name text, price numeric);
@@ -113,16 +112,6 @@ def unchanged(databases: Databases) -> Iterator[None]:
     before = contents(databases)
     yield
     assert contents(databases) == before
-
-
-def eventually(
-    holds: Callable[[], bool], what: Callable[[], str] = lambda: "", limit: float = LIMIT / 2
-) -> None:
-    """Wait until something holds; ``what`` tells of the failure."""
-    deadline = time.monotonic() + limit
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.02)
 
 
 def status(path: Path, *names: str) -> list[dict[str, Any]]:

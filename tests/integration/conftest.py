@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyreplica import master
+from pyreplica.master import log
 
 
 @pytest.fixture(params=["folded", "staged"])
@@ -12,5 +12,5 @@ def apply_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Run the test twice: batches folded in Python, and all of them through the staging table."""
     path = str(request.param)
     if path == "staged":
-        monkeypatch.setattr(master, "FETCH_ROWS", 1)
+        monkeypatch.setattr(log, "FETCH_ROWS", 1)
     return path

@@ -12,9 +12,10 @@ import argparse
 import threading
 from pathlib import Path
 
-from pyreplica import config, master
+from pyreplica import config
 from pyreplica.cli.output import set_up_logging
 from pyreplica.daemon.service import Service
+from pyreplica.master import log
 from pyreplica.model import Step
 
 
@@ -27,7 +28,7 @@ def main() -> int:
     arguments.add_argument("--staged", action="store_true")
     given = arguments.parse_args()
     if given.staged:
-        master.FETCH_ROWS = 1
+        log.FETCH_ROWS = 1
 
     def observe(name: str, step: Step, batch: int) -> None:
         if step is given.step and batch == given.batch:

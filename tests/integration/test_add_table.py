@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pyreplica import slave
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import NotInstalled, PyReplicaError, Refused, TimedOut
 from pyreplica.model import Step
@@ -32,6 +31,7 @@ from tests.support import (
     config,
     config_file,
     connect,
+    connected,
     copied,
     copy,
     cursors,
@@ -156,7 +156,7 @@ def test_a_table_is_added_while_no_daemon_runs_and_joins_when_one_does(
     )
     assert value(databases.slave, STATES) == "new joining, old ready"
     assert report(made).state == "stopped"
-    with running(made) as daemon:
+    with connected(made) as daemon:
         (added,) = add(made)
         assert added.state == "in step"
         assert_replicates(made, databases, daemon)
@@ -198,7 +198,7 @@ def test_an_addition_that_is_killed_is_never_called_ready_and_succeeds_when_run_
 ) -> None:
     made = replicated(databases)
     path = config_file(tmp_path, databases)
-    with running(made) as daemon, writing(databases, "public.new", "public.old"):
+    with connected(made), writing(databases, "public.new", "public.old"):
         with stalling_copy(path, point, add="public.new") as killed:
             killed.until_said(f"stalled: {point}")
             assert report(made).state == "adding"
@@ -244,7 +244,7 @@ def test_a_daemon_that_is_killed_while_a_table_joins_has_it_join_once(
 def test_a_transaction_that_is_open_across_the_copy_is_not_lost(databases: Databases) -> None:
     made = replicated(databases)
     install(made)
-    with running(made) as daemon, connect(databases.master) as open_:
+    with connected(made) as daemon, connect(databases.master) as open_:
         open_.execute(
             "BEGIN; INSERT INTO public.new VALUES (-1, 7, 'open'); "
             "UPDATE public.new SET n = 7 WHERE id < 10; DELETE FROM public.new WHERE id = 20; "
@@ -260,7 +260,7 @@ def test_a_transaction_that_is_open_across_the_copy_is_not_lost(databases: Datab
 
 def test_capturing_a_table_waits_for_those_who_are_writing_it(databases: Databases) -> None:
     made = replicated(databases)
-    with running(made) as daemon, connect(databases.master) as open_:
+    with connected(made) as daemon, connect(databases.master) as open_:
         open_.execute("BEGIN; INSERT INTO public.new VALUES (-1, 7, 'open')")
         added: list[Added] = []
         adding = threading.Thread(target=lambda: added.extend(add(made)))
@@ -370,7 +370,7 @@ def test_tables_of_every_kind_are_added_together(databases: Databases) -> None:
     def write() -> None:
         sql(databases.master, again)
 
-    with running(made) as daemon:
+    with connected(made) as daemon:
         with pytest.raises(Refused, match=r"inherits from public\.parent, .* add that one first"):
             add(made, *names)
         add(made, "public.parent")
@@ -522,7 +522,7 @@ def test_a_table_that_is_not_chosen_when_it_should_join_waits_until_it_is(
 ) -> None:
     made = replicated(databases)
     without = config(databases, tables=["public.old"])
-    with running(without) as daemon:
+    with connected(without) as daemon:
         with pytest.raises(TimedOut, match=r"public\.new is copied, but has not joined") as caught:
             add(made, timeout=1)
         assert "started with this configuration" in caught.value.hint
@@ -539,7 +539,7 @@ def test_a_table_that_is_not_chosen_when_it_should_join_waits_until_it_is(
 def test_tables_are_not_changed_while_a_batch_is_in_doubt(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slave, "LONGEST_DOUBT", 1)
+    monkeypatch.setattr("pyreplica.slave.tables.LONGEST_DOUBT", 1)
     made = replicated(databases)
     with stalling_daemon(config_file(tmp_path, databases), Step.PREPARED, 2) as killed:
         sql(databases.master, "UPDATE public.old SET n = 1")
@@ -549,7 +549,7 @@ def test_tables_are_not_changed_while_a_batch_is_in_doubt(
         with pytest.raises(Refused, match=r"a batch .* has not been decided for 1 s") as caught:
             act()
         assert "pyreplica run shop" in caught.value.hint
-    with running(made) as daemon:
+    with connected(made) as daemon:
         add(made)
         assert_replicates(made, databases, daemon)
 
@@ -646,7 +646,7 @@ def test_a_table_that_was_removed_is_added_again_from_its_rows_of_now(
 
 def test_a_table_whose_addition_was_broken_off_can_be_removed(databases: Databases) -> None:
     made = replicated(databases)
-    with running(made):
+    with connected(made):
         with pytest.raises(PyReplicaError, match="an interruption"):
             Addition(made, ["public.new"], Watching("rows", interrupt)).run()
         assert report(made).state == "incomplete"

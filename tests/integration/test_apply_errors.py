@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pyreplica.replication import loop
 from pyreplica.replication.report import report
 from pyreplica.replication.setup import install
 from tests.conftest import Databases
@@ -118,12 +119,30 @@ def test_rows_that_are_missing_on_the_slave_are_warned_of(databases: Databases) 
             "UPDATE public.t SET v = 'y' WHERE id < 5",
             "DELETE FROM public.t WHERE id >= 5",
         )
-        daemon.until_said("conflict update_missing on public.t: 2 of 4 rows were not there")
-        daemon.until_said("conflict delete_missing on public.t: 1 of 5 rows were not there")
+        daemon.until_said('conflict update_missing on public.t: 2 rows, the first {"id": "2"}')
+        daemon.until_said('conflict delete_missing on public.t: 1 row, the first {"id": "5"}')
         daemon.until_asleep()
         assert value(
             databases.slave, "SELECT string_agg(id || v, ',' ORDER BY id) FROM public.t"
         ) == ("1y,4y")
+
+
+def test_a_failure_that_lasts_is_an_error_now_and_then_only(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = copied(databases, TABLES)
+    sql(databases.slave, "ALTER TABLE public.t ADD CHECK (id <> 1)")
+
+    def told() -> tuple[int, int]:
+        lines = daemon.said('cannot insert public.t {"id": "1"}')
+        return sum(line.startswith("ERROR") for line in lines), len(lines)
+
+    with running(made) as daemon:
+        sql(databases.master, "INSERT INTO public.t VALUES (1, 'x')")
+        daemon.until(lambda: told()[1] >= 3, "it is not tried again")
+        assert told()[0] == 1
+        monkeypatch.setattr(loop, "ALERT_EVERY", 0.0)
+        daemon.until(lambda: told()[0] >= 2, "it is not told again")
 
 
 def test_a_failure_is_written_down_for_status(databases: Databases) -> None:

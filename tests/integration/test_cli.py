@@ -23,7 +23,6 @@ from tests.integration.cli_support import (
     OTHER_COMMANDS,
     SECRET,
     TABLES,
-    eventually,
     execute,
     once,
     pair,
@@ -33,7 +32,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import LIMIT, config_file, connect, daemon, pyreplica, set_up
+from tests.support import LIMIT, config_file, connect, daemon, eventually, pyreplica, set_up
 
 NOWHERE = f"host=127.0.0.1 port=1 dbname=shop user=me password={SECRET}"
 """A connection string that nobody listens at."""

@@ -13,7 +13,6 @@ import pytest
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     TABLES,
-    eventually,
     execute,
     pair,
     refused,
@@ -23,7 +22,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import config_file, connect, daemon, pyreplica, set_up
+from tests.support import config_file, connect, daemon, eventually, pyreplica, set_up
 
 QUICKLY = 3.0
 """Seconds that an idle daemon may take to stop."""

@@ -17,7 +17,6 @@ from tests.integration.cli_support import (
     TABLES,
     contents,
     dump,
-    eventually,
     execute,
     once,
     pair,
@@ -28,7 +27,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import LIMIT, config_file, connect, daemon, pyreplica, set_up
+from tests.support import LIMIT, config_file, connect, daemon, eventually, pyreplica, set_up
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     TABLES,
-    eventually,
     execute,
     once,
     pair,
@@ -25,7 +24,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import config_file, connect, daemon, pyreplica, set_up
+from tests.support import config_file, connect, daemon, eventually, pyreplica, set_up
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ def test_status_of_a_failing_daemon_that_was_killed_is_died(
         execute(databases.master, "INSERT INTO item VALUES (1000, 'theirs', 1)")
         once(shop, "failing")
         running.kill()
-    eventually(lambda: state(shop) == "died", limit=5)
+    eventually(lambda: state(shop) == "died", timeout=5)
 
 
 def test_the_log_says_a_failure_that_repeats_once(shop: Path, databases: Databases) -> None:
@@ -288,9 +287,15 @@ STATUS: dict[str, Check] = {
     "last_batch_at": is_moment,
     "changes": lambda v: v == 0,
     "in_doubt": lambda v: v == [],
+    "in_doubt_seconds": lambda v: v is None,
     "error": lambda v: "insert_exists" in v,
     "error_at": is_moment,
     "hint": lambda v: v is None or isinstance(v, str),
+    "log_bytes": lambda v: isinstance(v, int),
+    "log_age_seconds": lambda v: v > 0,
+    "log_percent": lambda v: v is None,
+    "conflicts_waiting": lambda v: v == 0,
+    "conflicts_last_day": lambda v: v == 0,
 }
 
 
@@ -321,8 +326,10 @@ def test_status_json_names_a_batch_in_doubt(shop: Path, databases: Databases) ->
         f"BEGIN; UPDATE item SET name = name WHERE id = 1; "
         f"PREPARE TRANSACTION 'pyreplica:shop:{oid}:2'",
     )
-    assert status(shop)[0]["in_doubt"] == [2]
-    assert "shop: batches in doubt: 2" in pyreplica(shop, "status", code=1).stdout
+    (shown,) = status(shop)
+    assert shown["in_doubt"] == [2]
+    assert 0 < shown["in_doubt_seconds"] < 60
+    assert "shop: batches in doubt: 2, for " in pyreplica(shop, "status", code=1).stdout
     with daemon(shop):
         eventually(lambda: state(shop) == "in step")
         assert status(shop)[0]["in_doubt"] == []

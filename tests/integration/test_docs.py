@@ -27,14 +27,13 @@ from pyreplica.replication.report import RUNNING, Report
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     TABLES,
-    eventually,
     execute,
     refused,
     rows,
     wait,
     write_config,
 )
-from tests.support import LIMIT, Daemon, config_file, daemon, pyreplica, set_up
+from tests.support import LIMIT, Daemon, config_file, daemon, eventually, pyreplica, set_up
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -210,7 +209,9 @@ def test_architecture_md_has_every_table_of_both_sides(
 
 FROM_POSTGRESQL = {
     "cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY",
+    "must be owner of table <name>",
     "permission denied for schema pyreplica",
+    "permission denied for table <name>",
     'permission denied to set parameter "session_replication_role"',
     "total size of jsonb object elements exceeds the maximum of 268435455 bytes",
 }

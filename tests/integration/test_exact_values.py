@@ -103,8 +103,9 @@ def error_of(dsn: str, *statements: str) -> Said:
     [
         ("t", f"repeat('x', {MOST})", "total size of jsonb object elements exceeds the maximum"),
         ("b", f"convert_to(repeat('x', {540 * MB}), 'UTF8')", "invalid memory alloc request size"),
+        ("t", f"repeat(chr(1), {155 * MB})", "the row takes 1085000010 bytes when it is printed"),
     ],
-    ids=["more than jsonb holds", "more than can be allocated"],
+    ids=["more than jsonb holds", "more than can be allocated", "more than can be read again"],
 )
 def test_a_row_that_is_too_large_for_the_log_is_refused_by_name(
     shop: str, columns: str, values: str, original: str

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from pyreplica import sqlfiles
 from pyreplica.database import sql
 from pyreplica.slave import staging
-from pyreplica.slave.apply import LAST_ID
 from pyreplica.slave.fold import fold
+from pyreplica.slave.stage import LAST_ID
 from tests.conftest import Databases
 from tests.histories import Entry, entries
 from tests.support import config_file, connect, pyreplica
 
 _SQL = sqlfiles.statements("slave.sql")
 _TABLES = staging(1)
-Plain = tuple[str, str, object]
+Plain = tuple[str, str, object, object]
 
 
 @st.composite
@@ -48,22 +48,23 @@ def test_both_ways_of_folding_give_the_same_net_changes(
                 sql.SQL(
                     "INSERT INTO {stage} SELECT * FROM "
                     'unnest(%(ids)s::bigint[], %(tabs)s::integer[], %(ops)s::"char"[], '
-                    "%(keys)s::text[], %(rows)s::jsonb[])"
+                    "%(keys)s::text[], %(rows)s::jsonb[], %(olds)s::jsonb[])"
                 ).format(**_TABLES),
                 {
                     "ids": list(range(1, len(changes) + 1)),
                     "tabs": [7] * len(changes),
-                    "ops": [op for op, _, _ in changes],
-                    "keys": [key for _, key, _ in changes],
-                    "rows": [row for _, _, row in changes],
+                    "ops": [op for op, _, _, _ in changes],
+                    "keys": [key for _, key, _, _ in changes],
+                    "rows": [row for _, _, row, _ in changes],
+                    "olds": [old for _, _, _, old in changes],
                 },
             )
             values = {"tab": 7, "after": 0, "before": LAST_ID}
             session.execute(sql.SQL(_SQL["fold"]).format(**_TABLES), values)
             rows = session.query(
-                sql.SQL("SELECT kind::text, key, row::text FROM {net} ORDER BY key").format(
-                    **_TABLES
-                )
+                sql.SQL(
+                    "SELECT kind::text, key, row::text, old::text FROM {net} ORDER BY key"
+                ).format(**_TABLES)
             )
             in_python = sorted(fold(changes), key=lambda net: net.key)
             assert _plain(rows) == _plain(in_python)
@@ -74,6 +75,11 @@ def test_both_ways_of_folding_give_the_same_net_changes(
 def _plain(nets: object) -> list[Plain]:
     assert isinstance(nets, list)
     return [
-        (kind, key, json.loads(row) if row and kind not in "Dd" else None)
-        for kind, key, row in nets
+        (
+            kind,
+            key,
+            json.loads(row) if row and kind not in "Dd" else None,
+            json.loads(old) if old else None,
+        )
+        for kind, key, row, old in nets
     ]

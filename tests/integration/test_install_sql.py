@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyreplica import sqlfiles
-from pyreplica.demo.cluster import Cluster, find_binaries
+from pyreplica.demo.binaries import find_binaries
+from pyreplica.demo.cluster import Cluster
 from pyreplica.model import SQL_VERSION
 from tests.integration.capture.oracle import Session
 

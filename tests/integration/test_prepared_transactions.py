@@ -266,3 +266,21 @@ def test_check_says_how_the_daemon_hears_of_changes(databases: Databases, tmp_pa
     found = pyreplica(path, "check").stdout
     assert "note: writers wake the daemon with NOTIFY" in found
     assert "ALTER ROLE ... SET pyreplica.notify = off" in found
+
+
+@pytest.mark.parametrize("messages", ["one", "several"])
+def test_a_writer_that_prepares_does_not_look_after_the_log_of_which_it_would_keep_locks(
+    made: ReplicationConfig, databases: Databases, messages: str
+) -> None:
+    state = "SELECT state FROM pyreplica.replica_slave"
+    sql(databases.master, "UPDATE pyreplica.replica_slave SET max_log_size = 1000")
+    work = "INSERT INTO public.t SELECT generate_series(%d, %d)"
+    statements = ("BEGIN", work % (1, 5000), "PREPARE TRANSACTION 'p'")
+    with connect(databases.master) as writer:
+        for message in ["; ".join(statements)] if messages == "one" else statements:
+            writer.execute(message)
+    assert value(databases.master, state) == "ready"
+    locked = "LOCK TABLE pyreplica.replica_slave, pyreplica.replica_segment NOWAIT"
+    sql(databases.master, f"BEGIN; {locked}; COMMIT", "COMMIT PREPARED 'p'")
+    sql(databases.master, work % (5001, 10_000))
+    assert value(databases.master, state) == "dropped"

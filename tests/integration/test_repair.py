@@ -29,11 +29,11 @@ from tests.support import (
     blocked,
     config_file,
     connect,
+    connected,
     copied,
     daemon,
     eventually,
     pyreplica,
-    running,
     set_up,
     sql,
     value,
@@ -56,7 +56,7 @@ def test_every_kind_of_difference_in_every_kind_of_table_is_repaired(
 ) -> None:
     made = make(databases)
     damage(databases)
-    with running(made) as replication:
+    with connected(made) as replication:
         found = {one.table: one for one in repair(made, apply=True)}
         assert not replication.said("ERROR"), replication.lines
     for shape in SHAPES:
@@ -75,7 +75,7 @@ def test_a_key_that_is_equal_and_printed_otherwise_is_repaired(databases: Databa
         "INSERT INTO public.t VALUES (1.0, 'a'), (2.0, 'b')",
     )
     sql(databases.slave, "UPDATE public.t SET id = 1.00 WHERE id = 1")
-    with running(made):
+    with connected(made):
         done = one(made)
     assert (done.insert, done.delete, done.state) == (1, 1, "repaired")
     ids = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM public.t"
@@ -93,7 +93,7 @@ def test_values_of_a_unique_key_that_have_changed_hands_are_repaired(databases: 
         "UPDATE public.t SET v = -v; UPDATE public.t SET v = (-v) % 3000 + 1; "
         "INSERT INTO public.t VALUES (4000, 4000)",
     )
-    with running(made) as replication:
+    with connected(made) as replication:
         assert one(made).state == "repaired"
         assert not replication.said("ERROR"), replication.lines
 
@@ -177,6 +177,7 @@ def test_thousands_of_rows_are_repaired_and_copying_is_recommended(
     shown = pyreplica(path, "repair", code=3).stdout
     assert "most rows differ, copying anew is faster: `pyreplica copy shop --truncate`" in shown
     with daemon(path) as running:
+        running.until_said("connected, at batch")
         done = json.loads(pyreplica(path, "repair", "--yes", "--json").stdout)
         assert "ERROR" not in running.log
     (item,) = done["shop"]
@@ -193,7 +194,8 @@ def test_what_cannot_be_repaired_is_named_with_its_cure(
     execute(databases.master, "CREATE TABLE late (id int PRIMARY KEY)")
     pyreplica(path, "install")
     execute(databases.slave, "ALTER TABLE narrow DROP COLUMN v", "DELETE FROM item WHERE id = 1")
-    with daemon(path):
+    with daemon(path) as running:
+        running.until_said("connected, at batch")
         done = pyreplica(path, "repair", "--yes", code=3)
         assert "add-table shop public.late" in done.stdout
         assert "ALTER TABLE public.narrow ADD COLUMN v" in done.stdout
@@ -252,7 +254,7 @@ def test_rows_that_are_written_all_the_time_are_repaired(
             ][n % 5]
         )
 
-    with running(made) as replication:
+    with connected(made) as replication:
         for _ in range(3):
             # with what the last writers left still being applied, this could meet it in a deadlock
             wait_for_slave(made, LIMIT)
@@ -274,7 +276,7 @@ def test_a_row_that_another_transaction_writes_is_waited_for(databases: Database
     made = copied(databases, ROWS)
     sql(databases.slave, "UPDATE public.t SET v = 'damaged' WHERE id IN (1, 2, 3)")
     done: list[TableRepair] = []
-    with running(made), connect(databases.master) as writer:
+    with connected(made), connect(databases.master) as writer:
         writer.execute("BEGIN; UPDATE public.t SET v = 'newest' WHERE id = 2")
         writer.execute("DELETE FROM public.t WHERE id = 3")
         thread = threading.Thread(target=lambda: done.append(one(made)))
@@ -302,7 +304,7 @@ def test_a_busy_master_is_left_alone_and_the_error_says_so(
     monkeypatch.setattr(repairing, "PATIENCE", (0.01, 0.02))
     made = copied(databases, ROWS)
     sql(databases.slave, damaged)
-    with running(made), connect(databases.master) as writer:
+    with connected(made), connect(databases.master) as writer:
         writer.execute(f"BEGIN; {transaction}")
         with pytest.raises(TimedOut, match=r"master is busy: .*row .* of public.t") as caught:
             one(made)

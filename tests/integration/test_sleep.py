@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+import pytest
 
 from pyreplica.demo.cluster import Cluster
 from pyreplica.model import Step
@@ -118,16 +120,59 @@ def test_a_transaction_that_was_open_when_the_daemon_fell_asleep_is_not_missed(
             assert_same(made)
 
 
-def test_a_lost_notify_costs_at_most_the_keepalive(databases: Databases) -> None:
+@pytest.mark.parametrize("why", ["bits taken away", "a full queue", "a writer that does not ring"])
+def test_a_lost_notify_costs_at_most_the_keepalive(databases: Databases, why: str) -> None:
     made = copied(databases, TABLE, keepalive="1s")
-    with running(made) as daemon:
+    with ExitStack() as stack:
+        if why == "a full queue":
+            stack.enter_context(full_queue(databases))
+        daemon = stack.enter_context(running(made))
         daemon.until_asleep()
         with connect(databases.master) as writer:
-            # the bits are taken away behind the daemon's back: the writer does not ring
-            writer.execute("SELECT setval('pyreplica.doorbell', 0)")
+            if why == "bits taken away":
+                writer.execute("SELECT setval('pyreplica.doorbell', 0)")
+            elif why == "a writer that does not ring":
+                writer.execute("SET pyreplica.notify = off")
             writer.execute("INSERT INTO public.t VALUES (1, 'x')")
         daemon.until(daemon.batches, "the safety look did not find it", 10)
         assert_same(made)
+
+
+@contextmanager
+def full_queue(databases: Databases) -> Iterator[None]:
+    """As if 80 kB filled the server's queue of notifications to the half, and a listener is stuck.
+
+    The real half takes 4 GB.
+    """
+    ring = "pg_get_functiondef('pyreplica.ring'::regproc)"
+    text = str(value(databases.master, f"SELECT {ring}"))
+    assert text.count("< 0.5") == 1
+    sql(databases.master, text.replace("< 0.5", "< 0.00001"))
+    with connect(databases.master) as stuck:
+        # notifications are taken only between transactions
+        stuck.execute("LISTEN other")
+        stuck.execute("BEGIN; SELECT 1")
+        sql(
+            databases.master,
+            "SELECT pg_notify('other', repeat('x', 7000) || g) FROM generate_series(1, 20) g",
+        )
+        yield
+
+
+def test_a_commit_while_the_connection_is_replaced_is_found_at_once(databases: Databases) -> None:
+    made = copied(databases, TABLE)
+    with running(made) as daemon, connect(databases.master) as writer:
+        for number in range(1, 6):
+            daemon.until_asleep()
+            # nobody listens when it rings, and the bit of the one who is gone is still set
+            writer.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'pyreplica shop: master'"
+            )
+            writer.execute(f"INSERT INTO public.t VALUES ({number}, 'x')")
+            committed_after(daemon, number)
+        assert_same(made)
+        assert len(daemon.said("connection lost")) == 5
 
 
 def test_under_sustained_load_nobody_rings_and_afterwards_they_do(databases: Databases) -> None:

@@ -18,9 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyreplica import dsn
-from pyreplica.config import CommitMode, Config, ReplicationConfig, load, parse, parse_duration
+from pyreplica.config import (
+    CommitMode,
+    Config,
+    ReplicationConfig,
+    load,
+    parse,
+    parse_duration,
+    parse_size,
+)
 from pyreplica.dsn import redact
 from pyreplica.errors import ConfigError
+from pyreplica.policies import OnError, Policies, Policy
 
 UNHURRIED = settings(deadline=None)  # other tests keep the machine busy
 NOTHING_SET: Mapping[str, str] = {}
@@ -307,6 +316,11 @@ def test_what_is_no_whole_number_in_the_range_is_refused(value: str) -> None:
         ("keepalive: 86401s", False),
         ("connect_timeout: 1s", True),
         ("connect_timeout: 0.9s", False),
+        ("peer_timeout: 1s", True),
+        ("peer_timeout: 0.9s", False),
+        ("peer_timeout: 1d", True),
+        ("in_doubt_alert: 1s", True),
+        ("in_doubt_alert: 0.9s", False),
         ("retry_first: 1ms", True),
         ("retry_first: 0s", False),
     ],
@@ -638,6 +652,37 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
         assert not re.fullmatch(r"[0-9]+(ms|s|min|h|d)", text)
 
 
+# The limits of the log
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1024kB", 1 << 20), ("1.5 MB", 3 << 19), ("20GB", 20 << 30), ("1TB", 1 << 40)],
+)
+def test_a_size_is_a_number_and_its_unit(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert shop(f"max_log_size: {text}").max_log_size == size
+
+
+@pytest.mark.parametrize(
+    "value", ["20", "'20'", "20gb", "GB", "-1GB", "1kB", "2000TB", "off", "[]"]
+)
+def test_what_is_no_size_is_refused_with_the_units(value: str) -> None:
+    error = refusal(with_settings(f"max_log_size: {value}"))
+    assert error.what == (
+        "replications.shop.max_log_size: expected a size from 1MB to 1024TB, such as 20GB, or none"
+    )
+    assert error.hint == "a size is a number and a unit: kB, MB, GB, TB"
+
+
+def test_a_replication_may_have_no_limit_where_the_others_have_one() -> None:
+    limits = "\ndefaults:\n  max_log_size: 1GB\n  max_log_age: 2d\n"
+    limited = read(with_settings() + limits).replications["shop"]
+    assert (limited.max_log_size, limited.max_log_age) == (1 << 30, 172_800)
+    free = with_settings("max_log_size: none", "max_log_age: none") + limits
+    assert read(free).replications["shop"] == SHOP
+
+
 # Secrets
 
 PASSWORDS = st.builds(
@@ -861,3 +906,27 @@ def test_the_reference_gives_the_defaults_that_hold() -> None:
         found = re.search(r"Default:\s`([^`]+)`", sections[key])
         assert found, key
         assert getattr(shop(f"{key}: {found[1]}"), key) == default
+
+
+# Conflicts
+
+
+def test_conflicts_have_policies_each() -> None:
+    made = shop("conflicts: {insert_exists: apply, update_differs: skip}", "on_error: quarantine")
+    assert made.conflicts == Policies(
+        insert_exists=Policy.APPLY,
+        update_missing=Policy.WARN,
+        delete_missing=Policy.WARN,
+        update_differs=Policy.SKIP,
+    )
+    assert made.on_error is OnError.QUARANTINE
+    assert shop().conflicts == Policies()
+
+
+def test_conflicts_and_policies_that_do_not_exist_are_refused_with_those_that_do() -> None:
+    for written, said in (
+        ("{update_missed: warn}", "conflicts.update_missed: unknown conflict"),
+        ("{update_missing: ignore}", "expected error, warn, apply or skip"),
+        ("warn", "expected a mapping of conflicts"),
+    ):
+        assert said in refusal(with_settings(f"conflicts: {written}")).what

@@ -18,7 +18,7 @@ def test_the_net_change_leaves_what_the_changes_leave(
     history = data.draw(entries("k", before is not None))
     nets = fold(history)
     assert len(nets) <= 1
-    expected = replayed(before, [(op, row) for op, _, row in history])
+    expected = replayed(before, [(op, row) for op, _, row, _ in history])
     assert replayed(before, [(net.kind, net.row) for net in nets]) == expected
 
 
@@ -35,11 +35,11 @@ def test_a_net_change_expects_a_row_only_where_the_history_promises_one(
 
 def test_keys_are_folded_apart_from_one_another() -> None:
     changes: list[Entry] = [
-        ("I", '{"id": "1"}', '{"a": "1"}'),
-        ("U", '{"id": "2"}', '{"a": "1"}'),
-        ("U", '{"id": "1"}', '{"b": "é"}'),
-        ("U", '{"id": "2"}', '{"a": null}'),
-        ("D", '{"id": "3"}', None),
+        ("I", '{"id": "1"}', '{"a": "1"}', None),
+        ("U", '{"id": "2"}', '{"a": "1"}', None),
+        ("U", '{"id": "1"}', '{"b": "é"}', None),
+        ("U", '{"id": "2"}', '{"a": null}', None),
+        ("D", '{"id": "3"}', None, None),
     ]
     nets = fold(changes)
     assert [(n.kind, n.key, json.loads(n.row) if n.row else None) for n in nets] == [
@@ -50,8 +50,20 @@ def test_keys_are_folded_apart_from_one_another() -> None:
 
 
 def test_a_row_that_came_and_went_leaves_nothing_to_do() -> None:
-    assert fold([("I", "k", "{}"), ("U", "k", '{"a": "1"}'), ("D", "k", None)]) == []
+    history = [("I", "k", "{}", None), ("U", "k", '{"a": "1"}', None), ("D", "k", None, None)]
+    assert fold(history) == []
 
 
 def test_a_row_that_went_and_came_is_replaced() -> None:
-    assert fold([("D", "k", None), ("I", "k", '{"a": "1"}')]) == [Net("r", "k", '{"a": "1"}')]
+    history = [("D", "k", None, None), ("I", "k", '{"a": "1"}', None)]
+    assert fold(history) == [Net("r", "k", '{"a": "1"}')]
+
+
+def test_what_a_column_had_is_what_the_first_change_of_it_replaced() -> None:
+    history = [
+        ("U", "k", '{"a": "2", "b": "2"}', '{"a": "1"}'),
+        ("U", "k", '{"a": "3", "b": "3", "c": "3"}', '{"a": "2", "b": "2", "c": null}'),
+    ]
+    (net,) = fold(history)
+    assert json.loads(net.row or "") == {"a": "3", "b": "3", "c": "3"}
+    assert json.loads(net.old or "") == {"a": "1", "c": None}  # of b nothing is known

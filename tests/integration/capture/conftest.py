@@ -28,9 +28,12 @@ BEGIN
     END LOOP;
     DELETE FROM pyreplica.replica_table;
     PERFORM setval('pyreplica.doorbell', 0);
+    UPDATE pyreplica.replica_segment
+        SET since_id = (SELECT last_value FROM pyreplica.replica_log_id);
 END
 $$;
-TRUNCATE pyreplica.replica_log, pyreplica.replica_tick, pyreplica.replica_slave;
+TRUNCATE pyreplica.replica_slave;
+TRUNCATE pyreplica.replica_log, pyreplica.replica_tick;
 """
 
 

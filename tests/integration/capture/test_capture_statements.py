@@ -35,6 +35,28 @@ def test_an_update_logs_the_changed_columns_only(master: Master) -> None:
     master.assert_exact()
 
 
+def test_an_update_logs_what_stood_in_the_changed_columns(master: Master) -> None:
+    master.table("id int PRIMARY KEY, v text, w numeric, x text, p point")
+    master.run(
+        "INSERT INTO t VALUES (1, 'a', 1.0, repeat('x', 1000), '(1,2)'), (2, NULL, 2, '', NULL)"
+    )
+    old = "SELECT key ->> 'id', old FROM pyreplica.changes WHERE op = 'U' ORDER BY id"
+
+    master.run("UPDATE t SET v = 'b', w = 2, p = '(3,4)'")
+    assert master.run(old) == [
+        ("1", {"v": "a", "w": "1.0", "p": "(1,2)"}),
+        ("2", {"v": None, "p": None}),
+    ]
+    master.run("TRUNCATE pyreplica.replica_log", "UPDATE t SET x = 'y', v = NULL")
+    # a thousand bytes and their length are more than a thousand
+    assert master.run(old) == [("1", {"v": "b"}), ("2", {"v": "b", "x": ""})]
+    master.run("TRUNCATE pyreplica.replica_log", "UPDATE t SET id = 3 WHERE id = 1")
+    assert master.run("SELECT op, old FROM pyreplica.changes ORDER BY op") == [
+        ("D", None),
+        ("I", None),
+    ]
+
+
 @pytest.mark.parametrize(
     "statement",
     [

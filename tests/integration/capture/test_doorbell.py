@@ -1,4 +1,7 @@
-"""Writers ring by NOTIFY while a slave sleeps, and only then."""
+"""Writers ring by NOTIFY while a slave sleeps, and only then.
+
+That those who do not ring are waited for is in test_wakeups.py.
+"""
 
 from __future__ import annotations
 
@@ -103,29 +106,6 @@ def test_the_rotation_of_the_log_leaves_the_bits_alone(master: Master, sleeper: 
     master.run("INSERT INTO t VALUES (1)")
     assert master.reader.value("SELECT pyreplica.rotate_log(1)") == "switched"
     assert doorbell(master) == (1 << 5) + 1
-
-
-@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_a_writer_whose_snapshot_is_older_than_the_bit_rings(
-    master: Master, sleeper: Session, level: str
-) -> None:
-    master.run(f"BEGIN ISOLATION LEVEL {level}", "INSERT INTO t VALUES (0)")
-    set_bit(master, 1, True)
-    master.run("INSERT INTO t VALUES (1)", "COMMIT")
-    assert sleeper.notifications() == ["pyreplica"]
-
-
-def test_a_writer_that_read_the_doorbell_before_the_bit_is_listed_as_running(
-    master: Master, sleeper: Session
-) -> None:
-    master.run("BEGIN", "INSERT INTO t VALUES (1)")
-    txid = master.writer.value("SELECT pg_current_xact_id()::text::bigint")
-    set_bit(master, 1, True)
-    # the daemon that looks at this snapshot waits for the writer instead
-    running = master.reader.run("SELECT pg_snapshot_xip(pg_current_snapshot())::text::bigint")
-    assert (txid,) in running
-    master.run("COMMIT")
-    assert sleeper.notifications() == []
 
 
 def test_two_who_set_their_bits_at_a_time_do_not_undo_one_another(master: Master) -> None:

@@ -16,8 +16,8 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from pyreplica import master
 from pyreplica.config import ReplicationConfig
+from pyreplica.master import log
 from pyreplica.model import Step
 from pyreplica.replication.compare import compare
 from pyreplica.replication.session import Session as Replicating
@@ -92,7 +92,7 @@ class Daemon:
     def step(self, fetched: int) -> bool:
         """Move a batch, if there is anything to move."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(master, "FETCH_ROWS", fetched)
+            patch.setattr(log, "FETCH_ROWS", fetched)
             moved, _ = self.session.step()
         return bool(moved)
 

@@ -44,7 +44,8 @@ _EMPTY_MASTER = (
     + """
     DELETE FROM pyreplica.replica_table;
     SELECT setval('pyreplica.doorbell', 0);
-    TRUNCATE pyreplica.replica_log, pyreplica.replica_tick, pyreplica.replica_slave;
+    TRUNCATE pyreplica.replica_slave;
+    TRUNCATE pyreplica.replica_log, pyreplica.replica_tick;
     """
 )
 _DAEMONS = (

@@ -1,4 +1,4 @@
-"""The one module that talks to the driver: connections, their settings, their errors, COPY.
+"""Connections: their settings, their errors, COPY, waiting.
 
 Every session pins the settings that the text form of values depends on, so that a value read on
 one side is the same value written on the other. Sessions are in autocommit mode; transactions are
@@ -7,9 +7,9 @@ the statements BEGIN and COMMIT of whoever needs them.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -19,56 +19,37 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import errorcodes, sql
 
+from pyreplica.database.peer import END, Session
+from pyreplica.database.settings import (
+    ENCODING,
+    REPLICA,
+    SETTINGS,
+    WHO,
+    connected,
+    server_settings,
+    tcp_settings,
+    to_the_same,
+)
+from pyreplica.database.watchdog import Watch
 from pyreplica.errors import DatabaseError, PyReplicaError, Unreachable
-
-__all__ = ["Connection", "Row", "errorcodes", "pump", "sql", "without_password"]
 
 Query = str | sql.Composable
 Row = tuple[Any, ...]
 
-# statement_timeout first: until then the database's own, however short, is in force
-_SETTINGS = """
-SET statement_timeout = 0;
-SET DateStyle = 'ISO, YMD';
-SET IntervalStyle = postgres;
-SET TimeZone = 'UTC';
-SET extra_float_digits = 1;
-SET bytea_output = hex;
-SET lc_monetary = 'C';
-SET xmlbinary = base64;
-SET xmloption = content;
-SET array_nulls = on;
-SET quote_all_identifiers = off;
-SET search_path = pg_catalog, pg_temp;
-SET row_security = off;
-SET standard_conforming_strings = on;
-SET client_min_messages = warning;
-SET lock_timeout = 0;
-SET idle_in_transaction_session_timeout = 0;
-SET default_transaction_isolation = 'read committed';
-SET default_transaction_read_only = off;
-SELECT set_config('synchronous_commit', 'on', false)
-    WHERE current_setting('synchronous_commit') = 'off';
-SELECT set_config(name, '0', false) FROM pg_settings
-    WHERE name IN ('idle_session_timeout', 'transaction_timeout')
-"""
-
-# A peer that vanished without a word is noticed by the kernel; values in the user's string win.
-_DEFAULTS = {
-    "keepalives": "1",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
-}
-# Not the user's to choose: COPY goes from one side to the other as bytes.
-_ENCODING = {"client_encoding": "UTF8"}
+LONGEST_CANCEL = 2.0
+"""Seconds that cancelling may take before the caller goes on without knowing."""
 
 
 class Waitable(Protocol):
     """Something select() can wait for."""
 
     def fileno(self) -> int: ...
+
+
+_left: dict[str, list[dict[str, Any]]] = {}
+"""Sessions that were lost, by what their connections were for. A server that was sending to a peer
+that vanished goes on trying for a quarter of an hour, and the session's locks would keep us out:
+the next connection ends it."""
 
 
 class Connection:
@@ -78,6 +59,7 @@ class Connection:
         dsn: libpq connection string.
         where: how messages name this side, for instance "shop: master".
         connect_timeout: seconds.
+        peer_timeout: seconds without a sign of life after which the server is given up.
         replica: whether triggers and foreign keys stay silent (session_replication_role).
 
     Raises:
@@ -86,7 +68,13 @@ class Connection:
     """
 
     def __init__(
-        self, dsn: str, *, where: str, connect_timeout: float = 10.0, replica: bool = False
+        self,
+        dsn: str,
+        *,
+        where: str,
+        connect_timeout: float = 10.0,
+        peer_timeout: float = 60.0,
+        replica: bool = False,
     ) -> None:
         self.where = where
         try:
@@ -99,12 +87,13 @@ class Connection:
                 hint="Write it as libpq wants it: host=... dbname=... user=...",
             ) from None
         defaults = {
-            **_DEFAULTS,
+            **tcp_settings(peer_timeout),
             "connect_timeout": str(max(2, round(connect_timeout))),
             "application_name": f"pyreplica {where}"[:63],
         }
+        parameters = {**defaults, **given, **ENCODING}
         try:
-            self._connection = _connected({**defaults, **given, **_ENCODING})
+            self._connection = connected(parameters)
         except psycopg2.OperationalError as error:
             raise Unreachable(
                 "cannot connect: " + " ".join(str(error).split()),
@@ -114,11 +103,24 @@ class Connection:
             ) from None
         self._connection.autocommit = True
         self._heard: set[str] = set()
-        settings = _SETTINGS
-        if replica:
-            settings += "; SET session_replication_role = replica"
+        self._who: dict[str, Any] | None = None
+        self._cancelling: threading.Thread | None = None
         try:
-            self.execute(settings)
+            session = Session(to_the_same(parameters, self._connection))
+            self._watch = Watch(where, self._connection.fileno(), peer_timeout, session)
+        except (psycopg2.Error, OSError) as error:
+            self._connection.close()
+            raise Unreachable(f"connection lost: {error}", where=where) from error
+        self._hurried = "tcp_user_timeout" not in given
+        try:
+            pid, start = self.one(
+                SETTINGS + (REPLICA if replica else "") + WHO, server_settings(peer_timeout)
+            )
+            session.known(pid, start)
+            self._who = {"pid": pid, "start": start}
+            for lost in _left.pop(where, []):
+                with suppress(DatabaseError):
+                    self.execute(END, lost)
         except DatabaseError as error:
             self.close()
             if replica and error.sqlstate == errorcodes.INSUFFICIENT_PRIVILEGE:
@@ -152,24 +154,23 @@ class Connection:
         (row,) = self.query(query, params)
         return row
 
+    def text(self, statement: sql.Composable) -> str:
+        """A statement as it is sent, to be given to a function as a value."""
+        return str(statement.as_string(self._connection))
+
     def stream(
         self, query: Query, params: Mapping[str, Any] | None = None, size: int = 5000
     ) -> Iterator[Row]:
         """The rows of a query one after another, through a cursor; inside a transaction only."""
-        with self._errors(), self._connection.cursor() as cursor:
-            cursor.execute(
-                sql.SQL("DECLARE pyreplica_stream NO SCROLL CURSOR FOR {}").format(
-                    sql.SQL(query) if isinstance(query, str) else query
-                ),
-                params,
-            )
-            while True:
-                cursor.execute(f"FETCH {size} FROM pyreplica_stream")
-                rows = cursor.fetchall()
-                if not rows:
-                    break
-                yield from rows
-            cursor.execute("CLOSE pyreplica_stream")
+        self.execute(
+            sql.SQL("DECLARE pyreplica_stream NO SCROLL CURSOR FOR {}").format(
+                sql.SQL(query) if isinstance(query, str) else query
+            ),
+            params,
+        )
+        while rows := self.query(f"FETCH {size} FROM pyreplica_stream"):
+            yield from rows
+        self.execute("CLOSE pyreplica_stream")
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN") -> Iterator[None]:
@@ -187,8 +188,8 @@ class Connection:
         status = self._connection.get_transaction_status()
         if status == psycopg2.extensions.TRANSACTION_STATUS_IDLE:
             return  # the server would warn
-        with suppress(psycopg2.Error), self._connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
+        with suppress(PyReplicaError):
+            self.execute("ROLLBACK")
 
     def copy_out(self, query: Query, write: Callable[[bytes], object]) -> None:
         """COPY ... TO STDOUT; ``write`` is given the data row by row."""
@@ -197,10 +198,38 @@ class Connection:
 
     def copy_in(self, query: Query, read: Callable[[int], bytes]) -> int:
         """COPY ... FROM STDIN out of ``read(size)``; gives the number of rows."""
-        reader: Any = _Reader(read)  # read() is all that the driver calls
-        with self._errors(), self._connection.cursor() as cursor:
+
+        def read_meanwhile(size: int) -> bytes:
+            with self.not_waiting():
+                return read(size)
+
+        reader: Any = _Reader(read_meanwhile)  # read() is all that the driver calls
+        with self._errors(), self._unhurried(), self._connection.cursor() as cursor:
             cursor.copy_expert(query, reader, size=1 << 16)
             return int(cursor.rowcount)
+
+    @contextmanager
+    def _unhurried(self) -> Iterator[None]:
+        """Let the server not read for a while: it may wait for a lock, with our data under way.
+
+        The kernel takes a full window for a peer that vanished; whether it has is asked instead.
+        """
+        before = self._watch.user_timeout(0) if self._hurried else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                self._watch.user_timeout(before)
+
+    @contextmanager
+    def not_waiting(self) -> Iterator[None]:
+        """In the middle of a COPY, wait for something else than this server."""
+        waited = self._watch.pause()
+        try:
+            yield
+        finally:
+            if waited:  # what is left in a buffer comes when the server has long finished
+                self._watch.resume()
 
     def notices(self) -> list[str]:
         """The warnings the server has sent since the last call."""
@@ -227,14 +256,36 @@ class Connection:
         Raises:
             Unreachable: one of the connections was lost.
         """
-        if not self._connection.notifies:
-            ready, _, _ = select.select([self, *others], [], [], max(0.0, timeout))
-            for thing in ready:
-                if isinstance(thing, Connection):
-                    thing.look()
+        connections = [self, *(one for one in others if isinstance(one, Connection))]
+        now = time.monotonic()
+        deadline = now + timeout
+        while not self._connection.notifies:
+            silent = min(connections, key=Connection._to_be_asked)
+            if silent._to_be_asked() <= now:
+                silent._ping()
+            else:
+                pause = min(deadline, silent._to_be_asked()) - now
+                ready, _, _ = select.select([self, *others], [], [], max(0.0, pause))
+                for thing in ready:
+                    if isinstance(thing, Connection):
+                        thing.look()
+                if ready:
+                    break
+            now = time.monotonic()
+            if now >= deadline:
+                break
         came = bool(self._connection.notifies)
         self._take_notifications()
         return came
+
+    def _to_be_asked(self) -> float:
+        """When a session that nobody talks to is asked whether it lives, by the monotonic clock."""
+        return self._watch.last + self._watch.limit / 2
+
+    def _ping(self) -> None:
+        with self._errors(), self._connection.cursor() as cursor:
+            self._watch.ping()
+            cursor.execute("SELECT")
 
     def heard(self) -> set[str]:
         """The payloads of the notifications since the last call, also of those that ended a wait.
@@ -255,13 +306,26 @@ class Connection:
             self._connection.poll()
 
     def cancel(self) -> None:
-        """Stop what the session is executing; for another thread."""
+        """Stop what the session is executing; for another thread.
+
+        A server that hangs is not waited for: libpq has no limit here either.
+        """
+        if self._cancelling is None or not self._cancelling.is_alive():
+            self._cancelling = threading.Thread(
+                target=self._cancel, name=f"cancel {self.where}", daemon=True
+            )
+            self._cancelling.start()
+        self._cancelling.join(LONGEST_CANCEL)
+
+    def _cancel(self) -> None:
         with suppress(psycopg2.Error):
             self._connection.cancel()
 
     def close(self) -> None:
         """End the session; an open transaction is rolled back by the server."""
-        self._connection.close()
+        with self._watch:
+            self._connection.close()
+        self._watch.close()
 
     def __enter__(self) -> Connection:
         return self
@@ -277,7 +341,8 @@ class Connection:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            yield
+            with self._watch:
+                yield
         except psycopg2.Error as error:
             raise self._translated(error) from error
 
@@ -296,7 +361,17 @@ class Connection:
             )
         )
         message = error.diag.message_primary or str(error).strip() or type(error).__name__
+        if self._watch.lost:
+            return Unreachable(
+                "connection lost: " + self._watch.lost,
+                where=self.where,
+                hint="Look after that server and the network in between; how long to wait is "
+                "peer_timeout in the configuration.",
+            )
         if lost:
+            if libpq and self._who is not None:
+                _left.setdefault(self.where, []).append(self._who)
+                self._who = None
             return Unreachable("connection lost: " + message, where=self.where)
         details = [
             f"{label}: {text}"
@@ -317,19 +392,6 @@ class Connection:
         )
 
 
-def _connected(parameters: dict[str, Any]) -> psycopg2.extensions.connection:
-    connection: psycopg2.extensions.connection = psycopg2.connect(**parameters)
-    setting = "standard_conforming_strings"
-    if connection.info.parameter_status(setting) != "off":
-        return connection
-    # the driver quotes as the session began, so that the SET below would have values misquoted;
-    # not always given as an option, because poolers refuse those
-    connection.close()
-    options = f"{parameters.get('options', '')} -c {setting}=on"
-    connection = psycopg2.connect(**{**parameters, "options": options})
-    return connection
-
-
 class _Writer:
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self.write = write
@@ -338,70 +400,3 @@ class _Writer:
 class _Reader:
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self.read = read
-
-
-def pump(
-    source: Connection,
-    copy_to: Query,
-    target: Connection,
-    copy_from: Query,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> int:
-    """COPY from one database straight into another, in constant memory.
-
-    The source is read by a thread of its own into a pipe. When either side fails the other one is
-    failed too: a source that broke off must never look like the end of the data.
-
-    Args:
-        progress: called with the number of rows that have just gone through.
-
-    Returns:
-        The number of rows written.
-
-    Raises:
-        PyReplicaError: what the side that failed first said.
-    """
-    failures: list[BaseException] = []
-    read_end, write_end = os.pipe()
-    pipe = os.fdopen(read_end, "rb", buffering=0)
-
-    def read_source() -> None:
-        try:
-            with os.fdopen(write_end, "wb", buffering=1 << 16) as buffer:
-                try:
-                    source.copy_out(copy_to, buffer.write)
-                except BaseException as error:
-                    failures.append(error)
-        except OSError as error:
-            # the target has failed and closed the pipe
-            failures.append(error)
-
-    def read(size: int) -> bytes:
-        chunk = pipe.read(size)
-        if not chunk:
-            thread.join()
-            if failures:
-                raise failures[0]
-        progress(chunk.count(b"\n"))
-        return chunk
-
-    thread = threading.Thread(target=read_source, name=f"copy from {source.where}", daemon=True)
-    thread.start()
-    try:
-        return target.copy_in(copy_from, read)
-    except PyReplicaError:
-        if failures and isinstance(failures[0], PyReplicaError):
-            raise failures[0] from None
-        raise
-    finally:
-        pipe.close()
-        if thread.is_alive():
-            source.cancel()
-            thread.join()
-
-
-def without_password(dsn: str) -> tuple[str, str | None]:
-    """A connection string without its password, and the password."""
-    given = psycopg2.extensions.parse_dsn(dsn)
-    password = given.pop("password", None)
-    return psycopg2.extensions.make_dsn(**given), password

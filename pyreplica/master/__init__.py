@@ -4,64 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection, sql
-from pyreplica.errors import Refused
+from pyreplica.errors import Dropped, Refused
+from pyreplica.master.log import Log
+from pyreplica.master.sequences import sequences_of
 from pyreplica.model import (
+    SQL_VERSION,
     CapturedTable,
-    Change,
     Confirmed,
     Cursor,
     Identity,
+    LogKept,
     MasterSequence,
     Position,
-    SequenceColumn,
-    SequenceState,
     Snapshot,
 )
-from pyreplica.side import Side, literals
+from pyreplica.side import Side
 
 _SQL = sqlfiles.statements("master.sql")
 
 SEQUENCES = "sequences"
 SEQUENCES_ANEW = "sequences anew"
 """What a NOTIFY says to daemons that are to look at the sequences, or to set them all."""
-FETCH_ROWS = 1_000
-"""A batch of fewer changes is fetched in one round trip and folded in Python."""
-FETCH_BYTES = 4 << 20
-"""A batch with longer rows than this in all, in bytes of text, goes through the staging table."""
 ROTATE_BYTES = 64 << 20
 """A segment of the log is retired when it has grown past this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What was found after a cursor.
-
-    Args:
-        position: the moment it was read at.
-        changes: in the order of their ids; None when there are too many for one answer.
-        values: what the sequences that were asked for have handed out last, in their order; None
-            for one that has handed out nothing, or cannot be read now.
-        sequences: where all sequences stand; None when that was not asked for.
-    """
-
-    position: Position
-    changes: tuple[Change, ...] | None
-    values: Sequence[int | None]
-    sequences: list[MasterSequence] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Generations of tables that are to be read from a snapshot of their own on."""
-
-    generations: tuple[int, ...]
-    after: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +87,17 @@ class Candidate:
 
 
 class Master(Side):
-    """A session with the master database of one replication."""
+    """A session with the master database of one replication; ``log`` reads what was captured."""
 
     def __init__(self, config: ReplicationConfig) -> None:
         connection = Connection(
             config.master,
             where=f"{config.name}: master",
             connect_timeout=config.connect_timeout,
+            peer_timeout=config.peer_timeout,
         )
         super().__init__(connection, "master", config.name, _SQL)
-        self._fetch_prepared = False
+        self.log = Log(connection)
 
     def tables(self, ids: Iterable[int] | None = None) -> list[CapturedTable]:
         """The captured tables as they are now, or the given generations of them."""
@@ -156,9 +126,44 @@ class Master(Side):
         rows = self.connection.query(_SQL["slave"], {"replication": self.replication})
         if not rows:
             return None
-        bit, system, database, ready, batch, snapshot, log_id, at = rows[0]
-        position = Position(Snapshot.parse(snapshot), log_id, at)
-        return Confirmed(bit, Identity(system, database), ready, Cursor(batch, position))
+        bit, system, database, ready, batch, snapshot, log_id, at, dropped_at, why = rows[0]
+        return Confirmed(
+            bit,
+            Identity(system, database),
+            ready,
+            Cursor(batch, Position(Snapshot.parse(snapshot), log_id, at)),
+            f"{dropped_at:%Y-%m-%d %H:%M}: {why}" if dropped_at else None,
+        )
+
+    def check_kept(self) -> None:
+        """Raise Dropped if the log is not kept for the slave any more.
+
+        What was read of the log before is complete when this does not raise.
+        """
+        confirmed = self.confirmed()
+        if confirmed is not None and confirmed.dropped is not None:
+            raise Dropped(
+                f"the slave was dropped on {confirmed.dropped}",
+                where=self.connection.where,
+                hint="The master keeps no log for it any more. Copy it anew: "
+                f"`pyreplica copy {self.replication} --truncate`.",
+            )
+
+    def set_limits(self, size: int | None, age: float | None) -> None:
+        """How much log to keep for the slave, in bytes, and for how long, in seconds."""
+        self.connection.execute(
+            _SQL["set_limits"],
+            {
+                "replication": self.replication,
+                "size": size,
+                "age": None if age is None else f"{age:.3f} s",
+            },
+        )
+
+    def log_kept(self) -> LogKept | None:
+        """How much log is kept for the slave; None if the master does not know it."""
+        rows = self.connection.query(_SQL["log_kept"], {"replication": self.replication})
+        return LogKept(*rows[0]) if rows else None
 
     def register(self, slave: Identity) -> None:
         """Keep the log for a slave from now on; its copy is about to begin."""
@@ -179,6 +184,8 @@ class Master(Side):
         """Record that the slave has a batch: the decision of the two-phase commit.
 
         Raises:
+            Dropped: the log is not kept any more, and this batch may lack a part of it.
+            NotInstalled: the installed SQL has another version by now.
             Refused: the record is not at the batch before it.
         """
         position = cursor.position
@@ -190,9 +197,12 @@ class Master(Side):
                 "snapshot": str(position.snapshot),
                 "log_id": position.log_id,
                 "at": position.at,
+                "version": SQL_VERSION,
             },
         )
         if found != 1:
+            self.check_installed()
+            self.check_kept()
             raise Refused(
                 f"the master's record is not at batch {cursor.batch - 1} any more",
                 where=self.connection.where,
@@ -200,9 +210,14 @@ class Master(Side):
             )
 
     def set_copied(self, cursor: Cursor) -> None:
-        """Record that the slave is copied as of a position."""
+        """Record that the slave is copied as of a position.
+
+        Raises:
+            Dropped: what was changed since has grown past a limit during the copy.
+            Refused: the record is not that of a copy any more.
+        """
         position = cursor.position
-        self.connection.execute(
+        found = self.connection.execute(
             _SQL["set_copied"],
             {
                 "replication": self.replication,
@@ -212,10 +227,22 @@ class Master(Side):
                 "at": position.at,
             },
         )
+        if found != 1:
+            self.check_kept()
+            raise Refused(
+                "the master does not know any more that this slave is being copied",
+                where=self.connection.where,
+                hint="Something else has changed its record. Copy it again.",
+            )
 
     def hold(self) -> None:
-        """Keep the log from now on until it is released, whatever the slave has confirmed."""
-        self.connection.execute(_SQL["hold"], {"replication": self.replication})
+        """Keep the log from now on until it is released, whatever the slave has confirmed.
+
+        Raises:
+            Dropped: it is not kept for this slave any more.
+        """
+        if not self.connection.execute(_SQL["hold"], {"replication": self.replication}):
+            self.check_kept()
 
     def held(self) -> int | None:
         """The number to release the log with; None when it is not held."""
@@ -235,6 +262,36 @@ class Master(Side):
         self.connection.execute(
             _SQL["want_ddl"], {"replication": self.replication, "wanted": wanted}
         )
+
+    # Repairing
+
+    def restate(
+        self, table: CapturedTable, keys: Sequence[str], *, patience: float, tick: bool
+    ) -> tuple[int, list[str]]:
+        """Log rows again as they stand now, or that they are gone.
+
+        Args:
+            keys: the text of jsonb objects, as in the log.
+            patience: seconds to wait for a lock.
+            tick: a backlog may be cut after this.
+
+        Returns:
+            How many were logged, and the keys of those that others were just writing.
+
+        Raises:
+            DatabaseError: among others, a lock was not to be had; nothing was logged then.
+        """
+        with self.connection.transaction():
+            self.connection.execute(
+                "SELECT set_config('lock_timeout', %s, true)", (f"{patience * 1000:.0f}ms",)
+            )
+            restated, busy = self.connection.one(
+                _SQL["restate"],
+                {"schema": table.schema, "table": table.name, "keys": list(keys)},
+            )
+            if tick:
+                self.connection.execute(_SQL["tick"])
+        return restated, busy
 
     # Copying
 
@@ -298,147 +355,11 @@ class Master(Side):
         )
         return str(line)
 
-    # Reading the log
-
-    def position(self) -> Position:
-        """This moment; inside a REPEATABLE READ transaction, that of its snapshot."""
-        snapshot, log_id, at = self.connection.one(_SQL["position"])
-        return Position(Snapshot.parse(snapshot), log_id, at)
-
-    def fetch(self, after: Snapshot, sequences: Sequence[int] = (), look: bool = False) -> Fetched:
-        """Everything that was committed after a snapshot, in one round trip.
-
-        Args:
-            sequences: the oids of the sequences whose values are wanted as well.
-            look: all sequences are wanted, with all there is to know of them.
-        """
-        if not self._fetch_prepared:
-            self.connection.execute(_SQL["prepare_fetch"])
-            self._fetch_prepared = True
-        rows = self.connection.query(
-            _SQL["fetch"],
-            {
-                **_after(after),
-                "rows": FETCH_ROWS,
-                "bytes": FETCH_BYTES,
-                # as text: an ARRAY[...] of many takes the server's parser longer
-                "sequences": f"{{{','.join(map(str, sequences))}}}",
-                "look": look,
-            },
-        )
-        snapshot, log_id, at, many, values, found = rows[0][:6]
-        changes: tuple[Change, ...] | None = ()
-        if many is not None:
-            changes = None if many else tuple(sorted(Change(*row[6:]) for row in rows))
-        return Fetched(
-            Position(Snapshot.parse(snapshot), log_id, at),
-            changes,
-            values or (),
-            _sequences(found) if look else None,
-        )
-
-    def cut(self, cursor: Cursor, now: Position, rows: int) -> Position:
-        """Where a batch of about so many rows may end: a snapshot of the past, or now."""
-        snapshot = cursor.position.snapshot
-        found = self.connection.query(
-            _SQL["cut"],
-            {
-                "xmin": str(snapshot.xmin),
-                "xmax": str(snapshot.xmax),
-                "running": len(snapshot.running),
-                "log_id": cursor.position.log_id + rows,
-            },
-        )
-        if not found or now.log_id <= cursor.position.log_id + rows:
-            return now
-        tick = Position(Snapshot.parse(found[0][0]), found[0][1], now.at)
-        return tick if tick.snapshot.order < now.snapshot.order else now
-
-    def changes(
-        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart] = ()
-    ) -> sql.Composable:
-        """The COPY that reads all changes between two snapshots.
-
-        Args:
-            apart: tables whose changes begin after other snapshots.
-        """
-        others = [generation for one in apart for generation in one.generations]
-        parts = [(after, others, False)]
-        parts += [(one.after, list(one.generations), True) for one in apart]
-        queries = [
-            literals(
-                _SQL["changes"],
-                {**_after(begin), "until": str(until), "generations": tabs, "these": these},
-            )
-            for begin, tabs, these in parts
-        ]
-        return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
-
-    def generations(self, relids: Iterable[int]) -> list[int]:
-        """All generations of tables, by which the log names them."""
-        rows = self.connection.query(_SQL["generations"], {"relids": list(relids)})
-        return [generation for (generation,) in rows]
-
-    def pending(self, after: Snapshot) -> tuple[int, datetime | None]:
-        """How many changes there are after a snapshot, and when the oldest was made."""
-        count, since = self.connection.one(_SQL["pending"], _after(after))
-        return count, since
-
-    def misses(self, after: Snapshot, until: Snapshot) -> bool:
-        """Whether anything visible at ``until`` is not in ``after``."""
-        return bool(self.connection.one(_SQL["missing"], {**_after(after), "until": str(until)})[0])
-
-    def keep_log(self) -> None:
-        """Keep what is in the log from being truncated, until this transaction ends."""
-        self.connection.execute(_SQL["keep_log"])
-
-    def changes_of(
-        self, after: Snapshot, until: Snapshot, table: CapturedTable, keys: Sequence[str]
-    ) -> list[Change]:
-        """What was logged between two snapshots of some keys of a table, or of it as a whole.
-
-        Args:
-            keys: the text of jsonb objects, as in the log.
-        """
-        values = {**_after(after), "until": str(until), "relid": table.relid, "keys": list(keys)}
-        return [Change(*row) for row in self.connection.query(_SQL["changes_of"], values)]
-
-    def restate(
-        self, table: CapturedTable, keys: Sequence[str], *, patience: float, tick: bool
-    ) -> tuple[int, list[str]]:
-        """Log rows again as they stand now, or that they are gone.
-
-        Args:
-            keys: the text of jsonb objects, as in the log.
-            patience: seconds to wait for a lock.
-            tick: a backlog may be cut after this.
-
-        Returns:
-            How many were logged, and the keys of those that others were just writing.
-
-        Raises:
-            DatabaseError: among others, a lock was not to be had; nothing was logged then.
-        """
-        with self.connection.transaction():
-            self.connection.execute(
-                "SELECT set_config('lock_timeout', %s, true)", (f"{patience * 1000:.0f}ms",)
-            )
-            restated, busy = self.connection.one(
-                _SQL["restate"],
-                {"schema": table.schema, "table": table.name, "keys": list(keys)},
-            )
-            if tick:
-                self.connection.execute(_SQL["tick"])
-        return restated, busy
-
-    def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
-        """Whether a table was truncated after a snapshot."""
-        values = {**_after(after), "schema": table.schema, "table": table.name}
-        return bool(self.connection.one(_SQL["truncated"], values)[0])
+    # Sequences
 
     def sequences(self) -> list[MasterSequence]:
         """Every sequence somebody may want on the slave, and where it stands now."""
-        return _sequences(self.connection.one(_SQL["sequences"])[0])
+        return sequences_of(self.connection.one(_SQL["sequences"])[0])
 
     # Sleeping and upkeep
 
@@ -468,28 +389,3 @@ class Master(Side):
         """Look after the log's segments; says what was done ("switched", "truncated") or None."""
         done: str | None = self.connection.one(_SQL["rotate"], {"bytes": at_bytes})[0]
         return done
-
-
-def _sequences(found: list[dict[str, Any]] | None) -> list[MasterSequence]:
-    """The answer of pyreplica.sequences(), which is null for none."""
-    return [
-        MasterSequence(
-            one["relid"],
-            one["schema_name"],
-            one["sequence_name"],
-            one["type"],
-            one["minimum"],
-            one["maximum"],
-            one["increment"],
-            one["readable"],
-            tuple(SequenceColumn(**column) for column in one["columns"]),
-            None
-            if one["last_value"] is None
-            else SequenceState(one["last_value"], one["is_called"]),
-        )
-        for one in found or ()
-    ]
-
-
-def _after(snapshot: Snapshot) -> dict[str, object]:
-    return {"running": [str(x) for x in snapshot.running], "xmax": str(snapshot.xmax)}

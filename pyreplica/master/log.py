@@ -1,0 +1,174 @@
+"""The master's log, as a session reads it: what was committed between two snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyreplica import sqlfiles
+from pyreplica.database import Connection, sql
+from pyreplica.master.sequences import sequences_of
+from pyreplica.model import (
+    CapturedTable,
+    Change,
+    Cursor,
+    MasterSequence,
+    Position,
+    Snapshot,
+)
+from pyreplica.side import literals
+
+_SQL = sqlfiles.statements("master.sql")
+
+FETCH_ROWS = 1_000
+"""A batch of fewer changes is fetched in one round trip and folded in Python."""
+FETCH_BYTES = 4 << 20
+"""A batch with longer rows than this in all, in bytes of text, goes through the staging table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was found after a cursor.
+
+    Args:
+        position: the moment it was read at.
+        changes: in the order of their ids; None when there are too many for one answer.
+        values: what the sequences that were asked for have handed out last, in their order; None
+            for one that has handed out nothing, or cannot be read now.
+        sequences: where all sequences stand; None when that was not asked for.
+    """
+
+    position: Position
+    changes: tuple[Change, ...] | None
+    values: Sequence[int | None]
+    sequences: list[MasterSequence] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Generations of tables that are to be read from a snapshot of their own on."""
+
+    generations: tuple[int, ...]
+    after: Snapshot
+
+
+class Log:
+    """Reads the log through a session with the master."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._prepared = False
+
+    def position(self) -> Position:
+        """This moment; inside a REPEATABLE READ transaction, that of its snapshot."""
+        snapshot, log_id, at = self._connection.one(_SQL["position"])
+        return Position(Snapshot.parse(snapshot), log_id, at)
+
+    def fetch(self, after: Snapshot, sequences: Sequence[int] = (), look: bool = False) -> Fetched:
+        """Everything that was committed after a snapshot, in one round trip.
+
+        Args:
+            sequences: the oids of the sequences whose values are wanted as well.
+            look: all sequences are wanted, with all there is to know of them.
+        """
+        if not self._prepared:
+            self._connection.execute(_SQL["prepare_fetch"])
+            self._prepared = True
+        rows = self._connection.query(
+            _SQL["fetch"],
+            {
+                **_after(after),
+                "rows": FETCH_ROWS,
+                "bytes": FETCH_BYTES,
+                # as text: an ARRAY[...] of many takes the server's parser longer
+                "sequences": f"{{{','.join(map(str, sequences))}}}",
+                "look": look,
+            },
+        )
+        snapshot, log_id, at, many, values, found = rows[0][:6]
+        changes: tuple[Change, ...] | None = ()
+        if many is not None:
+            changes = None if many else tuple(sorted(Change(*row[6:]) for row in rows))
+        return Fetched(
+            Position(Snapshot.parse(snapshot), log_id, at),
+            changes,
+            values or (),
+            sequences_of(found) if look else None,
+        )
+
+    def cut(self, cursor: Cursor, now: Position, rows: int) -> Position:
+        """Where a batch of about so many rows may end: a snapshot of the past, or now."""
+        snapshot = cursor.position.snapshot
+        found = self._connection.query(
+            _SQL["cut"],
+            {
+                "xmin": str(snapshot.xmin),
+                "xmax": str(snapshot.xmax),
+                "running": len(snapshot.running),
+                "log_id": cursor.position.log_id + rows,
+            },
+        )
+        if not found or now.log_id <= cursor.position.log_id + rows:
+            return now
+        tick = Position(Snapshot.parse(found[0][0]), found[0][1], now.at)
+        return tick if tick.snapshot.order < now.snapshot.order else now
+
+    def changes(
+        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart] = ()
+    ) -> sql.Composable:
+        """The COPY that reads all changes between two snapshots.
+
+        Args:
+            apart: tables whose changes begin after other snapshots.
+        """
+        others = [generation for one in apart for generation in one.generations]
+        parts = [(after, others, False)]
+        parts += [(one.after, list(one.generations), True) for one in apart]
+        queries = [
+            literals(
+                _SQL["changes"],
+                {**_after(begin), "until": str(until), "generations": tabs, "these": these},
+            )
+            for begin, tabs, these in parts
+        ]
+        return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
+
+    def generations(self, relids: Iterable[int]) -> list[int]:
+        """All generations of tables, by which the log names them."""
+        rows = self._connection.query(_SQL["generations"], {"relids": list(relids)})
+        return [generation for (generation,) in rows]
+
+    def pending(self, after: Snapshot) -> tuple[int, datetime | None]:
+        """How many changes there are after a snapshot, and when the oldest was made."""
+        count, since = self._connection.one(_SQL["pending"], _after(after))
+        return count, since
+
+    def misses(self, after: Snapshot, until: Snapshot) -> bool:
+        """Whether anything visible at ``until`` is not in ``after``."""
+        values = {**_after(after), "until": str(until)}
+        return bool(self._connection.one(_SQL["missing"], values)[0])
+
+    def keep(self) -> None:
+        """Keep what is in the log from being truncated, until this transaction ends."""
+        self._connection.execute(_SQL["keep_log"])
+
+    def changes_of(
+        self, after: Snapshot, until: Snapshot, table: CapturedTable, keys: Sequence[str]
+    ) -> list[Change]:
+        """What was logged between two snapshots of some keys of a table, or of it as a whole.
+
+        Args:
+            keys: the text of jsonb objects, as in the log.
+        """
+        values = {**_after(after), "until": str(until), "relid": table.relid, "keys": list(keys)}
+        return [Change(*row) for row in self._connection.query(_SQL["changes_of"], values)]
+
+    def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
+        """Whether a table was truncated after a snapshot."""
+        values = {**_after(after), "schema": table.schema, "table": table.name}
+        return bool(self._connection.one(_SQL["truncated"], values)[0])
+
+
+def _after(snapshot: Snapshot) -> dict[str, object]:
+    return {"running": [str(x) for x in snapshot.running], "xmax": str(snapshot.xmax)}

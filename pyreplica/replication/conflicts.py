@@ -1,0 +1,268 @@
+"""What is done about conflicts afterwards: by the daemon, and by `pyreplica conflicts`.
+
+`retry` and `skip` work beside the daemon. Each row is a transaction of its own, which locks the
+row's waiting changes, then the row, and the replication's cursor last, as a batch does. A batch
+that was made without knowing of it finds the number of its tables changed, and is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.database import errorcodes, sql
+from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError, Refused
+from pyreplica.master import Master
+from pyreplica.policies import Policy
+from pyreplica.slave import Slave
+from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
+from pyreplica.slave.culprit import is_data_error
+from pyreplica.slave.fold import Net, fold
+from pyreplica.slave.statements import Part, TableStatements, misfit
+from pyreplica.slave.verdict import MEANINGS, resolution
+
+ROWS = 1_000
+"""So many rows the master logs again in a transaction."""
+PATIENCE = 0.05
+"""How long the daemon waits for a lock on the master, seconds."""
+BUSY = {
+    errorcodes.LOCK_NOT_AVAILABLE,
+    errorcodes.DEADLOCK_DETECTED,
+    errorcodes.SERIALIZATION_FAILURE,  # a row has moved to another partition
+}
+"""How it ends when others keep what a statement needs; it may do at another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What has become of the waiting changes of a row.
+
+    Args:
+        resolution: as in ``replica_conflict``; "waiting" when they still do.
+        problem: why they still wait.
+    """
+
+    table: str
+    key: str
+    ids: tuple[int, ...]
+    resolution: str
+    problem: str | None = None
+
+
+def restate(master: Master, slave: Slave) -> None:
+    """Have the master log again the rows that updates have not found on the slave.
+
+    Those that somebody is writing just now are left for another time.
+    """
+    for relid, keys in slave.conflicts.restating().items():
+        table = next((table for table in master.tables() if table.relid == relid), None)
+        if table is None:
+            slave.conflicts.restated(relid, keys, "skipped")
+            continue
+        for start in range(0, len(keys), ROWS):
+            some = keys[start : start + ROWS]
+            try:
+                _, left = master.restate(table, some, patience=PATIENCE, tick=False)
+            except DatabaseError as error:
+                if error.sqlstate not in BUSY:
+                    raise
+                left = some
+            slave.conflicts.restated(relid, [key for key in some if key not in {*left}])
+
+
+def listed(config: ReplicationConfig, *, settled_too: bool) -> list[Conflict]:
+    """The conflicts that are not settled, or all that are still known."""
+    with closing(_slave(config)) as slave:
+        return slave.conflicts.known(settled_too=settled_too)
+
+
+def retry(
+    config: ReplicationConfig,
+    ids: Sequence[int] = (),
+    done: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Outcome]:
+    """Apply waiting changes, in their order, all those of a row at once.
+
+    Args:
+        ids: the changes; those of the same rows are taken along. Without any all that wait.
+        done: told of each row.
+
+    Raises:
+        Refused: a change of that number does not wait, or a batch is in doubt.
+    """
+    with closing(_slave(config)) as slave, closing(Master(config)) as master:
+        rows = _chosen(slave, ids)
+        retrying = _Retry(config, master, slave)
+        outcomes = []
+        for row in rows:
+            outcomes.append(retrying.row(row))
+            done(outcomes[-1])
+        if any(outcome.resolution == "restating" for outcome in outcomes):
+            master.announce_tables()  # so that the daemon asks at once
+        return outcomes
+
+
+def skip(config: ReplicationConfig, ids: Sequence[int] = ()) -> int:
+    """Give waiting changes up, all those of a row at once; the slave's rows stay as they are.
+
+    Args:
+        ids: as for ``retry``.
+
+    Returns:
+        The number of changes.
+
+    Raises:
+        Refused: as ``retry``.
+    """
+    with closing(_slave(config)) as slave:
+        _chosen(slave, ids)
+        with slave.records.changing():
+            return slave.conflicts.skip(ids or None)
+
+
+def _slave(config: ReplicationConfig) -> Slave:
+    slave = Slave(config)
+    try:
+        slave.check_installed()
+    except BaseException:
+        slave.close()
+        raise
+    return slave
+
+
+def _chosen(slave: Slave, ids: Sequence[int]) -> list[WaitingRow]:
+    rows = slave.conflicts.waiting_rows(ids or None)
+    found = {number for row in rows for number in row.ids}
+    missing = sorted({*ids} - found)
+    if missing:
+        raise Refused(
+            f"no change of the number {missing[0]} waits",
+            where=slave.connection.where,
+            hint=f"`pyreplica conflicts list {slave.replication}` shows those that do.",
+        )
+    return rows
+
+
+class _Again(Exception):
+    """Another change of the row has come to wait meanwhile."""
+
+
+class _Retry:
+    """Applies waiting changes row by row."""
+
+    def __init__(self, config: ReplicationConfig, master: Master, slave: Slave) -> None:
+        self._config = config
+        self._master = master
+        self._slave = slave
+        self._connection = slave.connection
+        self._tables: dict[int, TableStatements] = {}
+
+    def row(self, row: WaitingRow) -> Outcome:
+        """Apply the changes of a row, or say why they still cannot be applied."""
+        while True:
+            changes: list[WaitingChange] = []
+            try:
+                with self._slave.records.changing():
+                    changes += self._slave.conflicts.waiting_changes(row)
+                    if not changes:
+                        return Outcome("", row.key, row.ids, "superseded")
+                    settled = self._applied(changes)
+                    ids = [change.id for change in changes]
+                    self._slave.conflicts.settle(ids, settled)
+                    # no batch is decided from here on
+                    self._slave.records.touch()
+                    if len(self._slave.conflicts.waiting_changes(row)):
+                        raise _Again
+            except _Again:
+                continue
+            except ApplyError as error:
+                return self._kept(row, changes, error)
+            except DatabaseError as error:
+                if not is_data_error(error):
+                    raise
+                return self._kept(row, changes, error)
+            return Outcome(changes[-1].table, row.key, tuple(ids), settled)
+
+    def _kept(
+        self, row: WaitingRow, changes: Sequence[WaitingChange], error: PyReplicaError
+    ) -> Outcome:
+        self._slave.conflicts.settle([changes[0].id], "waiting", error.what)
+        ids = tuple(change.id for change in changes)
+        return Outcome(changes[-1].table, row.key, ids, "waiting", error.what)
+
+    def _applied(self, changes: Sequence[WaitingChange]) -> str:
+        """Apply the changes of a row; gives what has become of them."""
+        statements = self._statements(changes[-1].generation)
+        nets = fold((_as_logged(one.op), one.key, one.row, one.old) for one in changes)
+        if not nets:
+            return "applied"
+        (net,) = nets
+        source = sql.SQL(
+            "(SELECT {}::jsonb AS key, {}::jsonb AS row, {}::jsonb AS old OFFSET 0)"
+        ).format(sql.Literal(net.key), sql.Literal(net.row), sql.Literal(net.old))
+        conflict = self._conflict(net, statements, source)
+        if conflict is not None:
+            settled = resolution(self._config.conflicts, conflict)
+            if settled is None:
+                raise ApplyError(f"conflict {conflict}: {MEANINGS[conflict]}")
+            if settled != "applied":
+                return settled
+        for statement in _doing(net, statements, source, replacing=conflict == "insert_exists"):
+            self._connection.execute(statement)
+        return "applied"
+
+    def _conflict(self, net: Net, statements: TableStatements, source: Part) -> str | None:
+        if net.kind not in "IUD":
+            return None
+        compares = self._config.conflicts.update_differs is not Policy.APPLY
+        was = statements.as_it_was(None) if net.kind == "U" and compares else sql.SQL("true")
+        found = self._connection.query(
+            sql.SQL("SELECT {} FROM {} c JOIN {} t ON {}").format(
+                was, source, statements.rows, statements.same_key()
+            )
+        )
+        if net.kind == "I":
+            return "insert_exists" if found else None
+        if not found:
+            return "update_missing" if net.kind == "U" else "delete_missing"
+        return None if found[0][0] else "update_differs"
+
+    def _statements(self, generation: int) -> TableStatements:
+        if generation not in self._tables:
+            found = self._master.tables([generation])
+            if not found:
+                raise ApplyError("the master does not know the table any more")
+            captured = found[0]
+            table = self._slave.describe(captured)
+            if table is None:
+                for now in self._master.tables():
+                    if now.relid == captured.relid:
+                        table = self._slave.describe(
+                            replace(captured, schema=now.schema, name=now.name)
+                        )
+            problem = misfit(captured, table)
+            if problem is not None or table is None:
+                raise ApplyError((problem or ("", ""))[0])
+            self._tables[generation] = TableStatements(captured, table)
+        return self._tables[generation]
+
+
+def _as_logged(op: str) -> str:
+    """The operation of the log that a net change is like."""
+    return "i" if op == "r" else op
+
+
+def _doing(net: Net, statements: TableStatements, source: Part, *, replacing: bool) -> list[Part]:
+    """The statements that apply a net change."""
+    if net.kind in "Dd":
+        return [statements.delete(source)]
+    if net.kind == "r" or replacing:
+        return [statements.reinsert(source), statements.insert_missing(source)]
+    if net.kind == "I":
+        return [statements.insert(source)]
+    if not statements.updates:
+        return []
+    # an update is done like this also where UPDATE could not
+    return [statements.reinsert(source)]

@@ -1,0 +1,86 @@
+"""The limits of the log that a master keeps for a slave: watched, and said before it is too late.
+
+The master itself drops a slave that is past them (sql/master/limits.sql), whether or not its daemon
+runs; here it is only found out.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from pyreplica.config import ReplicationConfig
+from pyreplica.master import Master
+from pyreplica.model import LogKept
+
+THRESHOLDS = (50, 80)
+"""Percent of a limit at which the daemon warns."""
+
+
+class LogWatch:
+    """Warns when a threshold is crossed, once, and again only after it has fallen below."""
+
+    def __init__(self, config: ReplicationConfig) -> None:
+        self._config = config
+        self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._said = 0
+
+    def look_after(self, master: Master) -> None:
+        """Tell the master the limits, have it look after its log, and see what it says.
+
+        For when the slave is away: while a session runs, that does the first two.
+
+        Raises:
+            Dropped: the slave is past a limit, and has been dropped.
+        """
+        master.check_installed()
+        master.set_limits(self._config.max_log_size, self._config.max_log_age)
+        master.rotate()
+        self.look(master)
+
+    def look(self, master: Master) -> None:
+        """See how much log is kept, and warn.
+
+        Raises:
+            Dropped: the slave has been dropped.
+        """
+        master.check_kept()
+        kept = master.log_kept()
+        used = kept.used if kept else None
+        reached = max((t for t in THRESHOLDS if used is not None and used * 100 >= t), default=0)
+        if kept is not None and reached > self._said:
+            self._log.warning(
+                "%s; past 100 %% the slave is dropped and has to be copied anew (see what holds it "
+                "up, or raise the limit: `pyreplica status %s`)",
+                said_of(kept),
+                self._config.name,
+            )
+        self._said = reached
+
+
+def said_of(kept: LogKept) -> str:
+    """How near a slave is to its limits, by the one that is nearer; it must have one."""
+    by_size, by_age = kept.used_size or 0.0, kept.used_age or 0.0
+    if by_size >= by_age:
+        return (
+            f"the master keeps {sized(kept.bytes)} of log for the slave, {by_size:.0%} of "
+            f"max_log_size ({sized(kept.max_size or 0)})"
+        )
+    return (
+        f"changes wait in the master's log for {timedelta(seconds=round(kept.age))}, {by_age:.0%} "
+        f"of max_log_age ({timedelta(seconds=round(kept.max_age or 0))})"
+    )
+
+
+def sized(size: int) -> str:
+    """A number of bytes for people."""
+    number = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return (
+                f"{number:.0f} {unit}"
+                if number >= 10 or unit == "bytes"
+                else f"{number:.1f} {unit}"
+            )
+        number /= 1024
+    return f"{number:.1f} TB"

@@ -1,0 +1,69 @@
+"""What becomes of a conflict by its policy, and how that is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from pyreplica.policies import Policies, Policy
+
+_RESOLUTIONS = {
+    "insert_exists": {Policy.WARN: "applied", Policy.APPLY: "applied", Policy.SKIP: "skipped"},
+    "update_missing": {Policy.WARN: "skipped", Policy.APPLY: "restating", Policy.SKIP: "skipped"},
+    "delete_missing": {Policy.WARN: "skipped", Policy.APPLY: "applied", Policy.SKIP: "skipped"},
+    "update_differs": {Policy.WARN: "applied", Policy.APPLY: "applied", Policy.SKIP: "skipped"},
+}
+MEANINGS = {
+    "insert_exists": "the slave has a row of that key already",
+    "update_missing": "the slave has no row of that key",
+    "delete_missing": "the slave has no row of that key",
+    "update_differs": "the slave's row is not what the master's was",
+}
+
+
+class Met(NamedTuple):
+    """Conflicts of a table that came to the same.
+
+    Args:
+        conflict: None when the slave has refused the changes.
+        first: the key of the first.
+        why: of those that wait.
+    """
+
+    conflict: str | None
+    table: str
+    resolution: str
+    rows: int
+    first: str
+    why: str
+
+
+def resolution(policies: Policies, conflict: str) -> str | None:
+    """What becomes of a conflict, in the words of ``replica_conflict``; None: it is an error."""
+    return _RESOLUTIONS[conflict].get(policies.of(conflict))
+
+
+def tell(log: logging.Logger, replication: str, policies: Policies, met: Met) -> None:
+    """Write what was met to the daemon's log."""
+    rows = "1 row" if met.rows == 1 else f"{met.rows:,} rows"
+    if met.resolution == "waiting":
+        log.error(
+            "%s of %s cannot be applied and wait, the first %s: %s (see `pyreplica conflicts list "
+            "%s`)",
+            rows,
+            met.table,
+            met.first,
+            met.why,
+            replication,
+        )
+        return
+    warned = met.conflict is not None and policies.of(met.conflict) is Policy.WARN
+    log.log(
+        logging.WARNING if warned else logging.INFO,
+        "conflict %s on %s: %s, the first %s: %s",
+        met.conflict,
+        met.table,
+        rows,
+        met.first,
+        met.resolution,
+    )

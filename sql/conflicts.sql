@@ -1,0 +1,155 @@
+-- The statements of pyreplica/slave/judge.py and conflicts.py, by name: conflicts, and what becomes of them.
+
+-- Finds the conflicts of one step before it is executed, writes them down, and marks their net changes: '-' is left
+-- out. What is in braces depends on the table, the step and the policies.
+-- name: judge
+WITH met AS MATERIALIZED (
+    SELECT c.id, c.kind, c.text AS key, c.row, c.old, f.conflict, {slave_row} AS slave_row,
+        CASE f.conflict {resolutions} END AS resolution, CASE f.conflict {errors} END AS error
+    FROM {source} c LEFT JOIN {table} t ON {same_key}, LATERAL (SELECT {conflict} AS conflict) f
+    WHERE f.conflict IS NOT NULL
+), put AS (
+    INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, conflict, master_relid, schema_name,
+        table_name, generation, op, key, row, old, slave_row, resolution, error, settled_at)
+    SELECT {replication}, {batch}, id, conflict, {relid}, {schema}, {name}, {tab}, kind, key, row, old, slave_row,
+        resolution, error, CASE WHEN resolution IN ('applied', 'skipped') THEN clock_timestamp() END
+    FROM met ORDER BY id
+    RETURNING conflict, resolution, change_id, key
+), marked AS (
+    UPDATE {net} n SET kind = CASE met.resolution WHEN 'applied' THEN {applied} ELSE '-' END
+    FROM met WHERE n.tab = {tab} AND n.kind = met.kind AND n.key = met.key
+)
+SELECT conflict, resolution, count(*), min(change_id), (array_agg(key ORDER BY change_id))[1]
+FROM put GROUP BY conflict, resolution ORDER BY conflict
+
+-- name: kinds
+SELECT tab, array_agg(DISTINCT kind::text) FROM {net} GROUP BY tab
+
+-- The rows of a step that fail by themselves, with the ids of their changes.
+-- name: failing
+WITH found AS MATERIALIZED (SELECT * FROM pyreplica.failing({statement}, {given}, {classes}, {most}))
+SELECT f.key, n.id, f.state, f.error, f.detail FROM found f JOIN {rows} n ON n.text = f.key ORDER BY n.id
+
+-- Updated rows as they will be as a whole, with what only the slave has in them.
+-- name: merge
+UPDATE {net} n SET row = m.merged, kind = '+'
+FROM (
+    SELECT c.text, {slave_row} || coalesce(c.row, '{{}}') AS merged
+    FROM {source} c JOIN {table} t ON {same_key}
+) m
+WHERE n.tab = {tab} AND n.kind IN ({kinds}) AND n.key = m.text
+
+-- Changes that the slave has refused wait. An inserted row that was to replace another one (e) is still an insert.
+-- name: quarantine
+WITH refused AS (
+    SELECT n.*, g.error, g.conflict
+    FROM unnest(%(refused)s::text[], %(errors)s::text[], %(conflicts)s::text[]) g(key, error, conflict)
+    JOIN {net} n ON n.tab = %(tab)s AND n.kind::text = ANY (%(kinds)s) AND n.key = g.key
+), marked AS (
+    UPDATE {net} n SET kind = '-' FROM refused r WHERE n.tab = r.tab AND n.kind = r.kind AND n.key = r.key
+)
+INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, conflict, master_relid, schema_name,
+    table_name, generation, op, key, row, old, resolution, error)
+SELECT %(replication)s, %(batch)s, id, conflict, %(relid)s, %(schema)s, %(name)s, tab,
+    CASE kind WHEN 'e' THEN 'I' ELSE kind END, key, row, old, 'waiting', error
+FROM refused ORDER BY id
+
+-- Updates of rows of which an earlier change waits have to wait as well. What tells the whole row, or that it is
+-- gone, comes in the place of all that waits, whatever the slave has now.
+-- name: defer
+WITH waiting AS (
+    SELECT DISTINCT key FROM pyreplica.replica_conflict
+    WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
+        AND resolution = 'waiting'
+), later AS (
+    SELECT n.* FROM {net} n JOIN waiting USING (key) WHERE n.tab = %(tab)s
+), marked AS (
+    UPDATE {net} n SET kind = CASE WHEN l.kind IN ('U', 'u') THEN '-' WHEN l.kind IN ('I', 'r') THEN 'r' ELSE 'd' END
+    FROM later l WHERE n.tab = l.tab AND n.key = l.key
+), superseded AS (
+    UPDATE pyreplica.replica_conflict c SET resolution = 'superseded', settled_at = clock_timestamp()
+    FROM later l
+    WHERE l.kind NOT IN ('U', 'u') AND l.key = c.key AND c.replication = %(replication)s
+        AND c.master_relid = %(relid)s AND c.settled_at IS NULL
+), put AS (
+    INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, master_relid, schema_name, table_name,
+        generation, op, key, row, old, resolution, error)
+    SELECT %(replication)s, %(batch)s, id, %(relid)s, %(schema)s, %(name)s, tab, kind, key, row, old, 'waiting',
+        'an earlier change of the row waits'
+    FROM later WHERE kind IN ('U', 'u') ORDER BY id
+    RETURNING change_id, key
+)
+SELECT count(*), min(change_id), (array_agg(key ORDER BY change_id))[1] FROM put
+
+-- TRUNCATE takes away what waits.
+-- name: truncated
+UPDATE pyreplica.replica_conflict SET resolution = 'truncated', settled_at = clock_timestamp()
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
+
+-- All rows of a table got values with a new column; so do those that wait to be there.
+-- name: filled
+UPDATE pyreplica.replica_conflict SET row = coalesce(row, '{}') || %(row)s::jsonb, generation = %(tab)s
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND resolution = 'waiting' AND op IN ('I', 'r')
+
+-- Whether anything waits, and whether the master is to be asked for rows.
+-- name: open
+SELECT coalesce(bool_or(resolution = 'waiting'), false), coalesce(bool_or(resolution = 'restating'), false)
+FROM pyreplica.replica_conflict WHERE replication = %(replication)s AND settled_at IS NULL
+
+-- Rows that the master is to log again.
+-- name: restating
+SELECT master_relid::bigint, array_agg(DISTINCT key) FROM pyreplica.replica_conflict
+WHERE replication = %(replication)s AND settled_at IS NULL AND resolution = 'restating'
+GROUP BY master_relid
+
+-- name: restated
+UPDATE pyreplica.replica_conflict SET resolution = %(resolution)s, settled_at = clock_timestamp()
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL AND resolution = 'restating'
+    AND key = ANY (%(keys)s)
+
+-- name: trim
+DELETE FROM pyreplica.replica_conflict
+WHERE replication = %(replication)s AND settled_at < now() - %(keep)s * interval '1 second'
+
+-- How many wait, since when, and how many were met within the last day.
+-- name: count
+SELECT count(*) FILTER (WHERE settled_at IS NULL), min(at) FILTER (WHERE settled_at IS NULL),
+    count(*) FILTER (WHERE at > now() - interval '1 day')
+FROM pyreplica.replica_conflict WHERE replication = %(replication)s
+
+-- name: list
+SELECT id, at, batch, change_id, conflict, schema_name || '.' || table_name, op::text, key::jsonb, row, old, slave_row,
+    resolution, error, settled_at
+FROM pyreplica.replica_conflict
+WHERE replication = %(replication)s AND (%(all)s OR settled_at IS NULL)
+ORDER BY id
+
+-- The rows of which these changes, or any, wait.
+-- name: waiting_rows
+SELECT master_relid::bigint, key, array_agg(id ORDER BY id) FROM pyreplica.replica_conflict c
+WHERE replication = %(replication)s AND settled_at IS NULL AND resolution = 'waiting'
+    AND (%(ids)s::bigint[] IS NULL OR EXISTS (SELECT FROM pyreplica.replica_conflict a
+        WHERE a.id = ANY (%(ids)s) AND a.replication = c.replication AND a.master_relid = c.master_relid
+            AND a.key = c.key AND a.settled_at IS NULL AND a.resolution = 'waiting'))
+GROUP BY master_relid, key ORDER BY min(id)
+
+-- name: waiting_changes
+SELECT id, generation, op::text, key, row::text, old::text, schema_name || '.' || table_name
+FROM pyreplica.replica_conflict
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND md5(key) = md5(%(key)s) AND key = %(key)s
+    AND settled_at IS NULL AND resolution = 'waiting'
+ORDER BY id FOR UPDATE
+
+-- Gives up what waits of the rows of which these changes, or any, wait.
+-- name: skip
+UPDATE pyreplica.replica_conflict c SET resolution = 'skipped', settled_at = clock_timestamp()
+WHERE replication = %(replication)s AND settled_at IS NULL AND resolution = 'waiting'
+    AND (%(ids)s::bigint[] IS NULL OR EXISTS (SELECT FROM pyreplica.replica_conflict a
+        WHERE a.id = ANY (%(ids)s) AND a.replication = c.replication AND a.master_relid = c.master_relid
+            AND a.key = c.key))
+
+-- name: settle
+UPDATE pyreplica.replica_conflict
+SET resolution = %(resolution)s, error = coalesce(%(error)s, error),
+    settled_at = CASE WHEN %(resolution)s NOT IN ('waiting', 'restating') THEN clock_timestamp() END
+WHERE replication = %(replication)s AND id = ANY (%(ids)s)
