@@ -6,6 +6,11 @@ PYTEST_ARGS ?=
 # Processes that run tests, each with servers of its own; 0: only one, which shows what tests print.
 # The tests wait more than they compute.
 WORKERS ?= $(shell expr $$(nproc) + 1)
+# How often the fault matrix is run.
+TIMES ?= 1
+# How long a soak is, and what it begins with; by chance when it is not given.
+MINUTES ?= 5
+SEED ?=
 
 venv := .venv
 bin := $(venv)/bin
@@ -17,13 +22,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test clean
+.PHONY: help prepare setup demo lint test test-faults soak clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo 'Arguments for pytest: make test PYTEST_ARGS="-k cluster"; and processes: WORKERS=1'
 
 prepare:
@@ -49,6 +54,12 @@ lint: setup ## check style, types and layers
 test: lint ## lint, then run the tests
 	@echo 'pytest'
 	@$(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
+
+test-faults: setup ## have everything fail at every step, and print the matrix
+	@PYREPLICA_FAULTS=$(TIMES) $(bin)/pytest --numprocesses=$(WORKERS) --dist=load --maxschedchunk=1 --tb=short -q tests/faults $(PYTEST_ARGS)
+
+soak: setup ## mixed load and random faults for MINUTES, with SEED; docs/soak.md
+	@$(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove everything that make and the tools made
 	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
