@@ -109,7 +109,7 @@ def soak(
     finally:
         place.close()
         outcome.rows = verdict.rows(outcome.samples, outcome.loaded)
-    if outcome.passed and settings.seconds >= verdict.FLAT_FROM:
+    if outcome.idle is not None and settings.seconds >= verdict.FLAT_FROM:
         outcome.rules += verdict.flat(outcome.rows)
     return outcome
 
