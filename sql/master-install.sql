@@ -125,8 +125,21 @@ CREATE EXTENSION IF NOT EXISTS plpython3u;
 DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text);
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA pyreplica FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA pyreplica FROM PUBLIC;
+-- Only what default privileges have granted: in a database that is a slave as well REVOKE waits for a batch that is in
+-- doubt, if that has emptied a staging table.
+DO $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.oid::regclass AS name
+        FROM pg_class c
+        WHERE c.relnamespace = 'pyreplica'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+            AND EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0)
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM PUBLIC', t.kind, t.name);
+    END LOOP;
+END
+$$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pyreplica FROM PUBLIC;
 
 -- Values are printed under settings of our own.
