@@ -133,12 +133,14 @@ class LogKept:
         age: seconds that the oldest change of it has waited; 0 when there is none.
         max_size: bytes; None for no limit.
         max_age: seconds; None for no limit.
+        dropped: the slave was dropped; nothing is kept for it any more.
     """
 
     bytes: int
     age: float
     max_size: int | None
     max_age: float | None
+    dropped: bool = False
 
     @property
     def used_size(self) -> float | None:

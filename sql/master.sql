@@ -47,7 +47,7 @@ WHERE replication = %(replication)s
 
 -- name: log_kept
 SELECT bytes, extract(epoch FROM age)::double precision, max_log_size,
-    extract(epoch FROM max_log_age)::double precision
+    extract(epoch FROM max_log_age)::double precision, state = 'dropped'
 FROM pyreplica.log_kept() WHERE replication = %(replication)s
 
 -- name: want_ddl

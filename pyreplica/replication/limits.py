@@ -44,8 +44,9 @@ class LogWatch:
         Raises:
             Dropped: the slave has been dropped.
         """
-        master.check_kept()
         kept = master.log_kept()
+        if kept is None or kept.dropped:
+            master.check_kept()
         used = kept.used if kept else None
         reached = max((t for t in THRESHOLDS if used is not None and used * 100 >= t), default=0)
         if kept is not None and reached > self._said:

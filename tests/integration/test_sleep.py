@@ -72,9 +72,12 @@ def test_an_idle_daemon_looks_once_after_each_keepalive(databases: Databases) ->
         daemon.until_asleep()
         with statements(databases) as executed:
             time.sleep(QUIET)
-        assert len(executed[0]) in (2, 3)
-        assert all("pyreplica_fetch" in line for line in executed[0])
-        assert executed[1] == []
+        # on the master also after the log, and how much of it is kept; on the slave after conflicts
+        looked = [line for line in executed[0] if "pyreplica_fetch" in line]
+        assert len(looked) in (2, 3)
+        assert len(executed[0]) <= 3 * (len(looked) + 1)
+        assert len(executed[1]) <= 2 * (len(looked) + 1)
+        assert all("resolution" in line or "replica_conflict" in line for line in executed[1])
 
 
 def test_a_commit_wakes_the_daemon(databases: Databases) -> None:
