@@ -234,9 +234,14 @@ def test_an_idle_daemon_reads_the_sequences_with_the_one_look_at_the_log(
         daemon_.until_asleep()
         with statements(databases) as executed:
             threading.Event().wait(QUIET)
-        assert len(executed[0]) in (2, 3)
-        assert all("pyreplica_fetch" in line for line in executed[0])
-        assert executed[1] == []
+        looked = [line for line in executed[0] if "pyreplica_fetch" in line]
+        assert len(looked) in (2, 3)
+        others = [
+            line.partition("statement: ")[2]
+            for line in (*executed[0], *executed[1])
+            if line not in looked
+        ]
+        assert not any("sequence" in said or "setval" in said for said in others)
 
 
 def test_values_travel_in_the_message_of_the_batch(databases: Databases) -> None:
@@ -391,7 +396,7 @@ def test_a_batch_that_fails_leaves_the_slaves_sequence_ahead(databases: Database
     sql(databases.slave, "INSERT INTO public.t VALUES (2, 'in the way')")
     with running(made) as daemon_:
         sql(databases.master, INSERT)
-        daemon_.until_said("duplicate key")
+        daemon_.until_said("conflict insert_exists")
         assert state(databases.slave) == state(databases.master) == (3, True)
         assert len(rows(databases.slave)) == 1
         sql(databases.slave, "DELETE FROM public.t")
