@@ -22,10 +22,10 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import PyReplicaError, Refused, TimedOut
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, TableCopy
+from pyreplica.replication.agreement import known
 from pyreplica.replication.copier import Copier, Progress
 from pyreplica.replication.copy import fits
 from pyreplica.replication.joining import recorded
-from pyreplica.replication.session import known
 from pyreplica.slave import Slave
 
 LOOK_FIRST = 0.005

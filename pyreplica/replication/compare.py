@@ -25,6 +25,7 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import ConfigError, Refused, TimedOut
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Change, SlaveTable
+from pyreplica.replication.agreement import known
 from pyreplica.replication.checksums import (
     ROWS_AT_ONCE,
     Key,
@@ -32,7 +33,6 @@ from pyreplica.replication.checksums import (
     Values,
     hashing,
 )
-from pyreplica.replication.session import known
 from pyreplica.replication.snapshots import Pair, Sides, Way, replayed, snapshots
 from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave

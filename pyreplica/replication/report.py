@@ -11,7 +11,7 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Dropped, NotInstalled, PyReplicaError, Unreachable
 from pyreplica.master import Master
 from pyreplica.model import LogKept
-from pyreplica.replication.session import known
+from pyreplica.replication.agreement import known
 from pyreplica.slave import InDoubt, Slave
 
 RUNNING = frozenset({"in step", "catching up", "adding"})

@@ -10,23 +10,22 @@ The order of a batch is what the promise of exactly once rests on (docs/protocol
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import sql
-from pyreplica.errors import ApplyError, DatabaseError, NotInstalled, PyReplicaError, Refused
+from pyreplica.errors import ApplyError, DatabaseError, Refused
 from pyreplica.master import SEQUENCES_ANEW, Master
 from pyreplica.model import (
-    Applied,
     CapturedTable,
-    Confirmed,
     Cursor,
     Position,
     Script,
     Step,
     TableCopy,
 )
+from pyreplica.replication.agreement import Observer, agree
 from pyreplica.replication.conflicts import restate
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
@@ -34,9 +33,6 @@ from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
 from pyreplica.slave.statements import TableStatements, misfit
-
-Observer = Callable[[Step, int], None]
-"""Told of each step with the batch's number, after the step is done."""
 
 
 class Session:
@@ -105,7 +101,7 @@ class Session:
         self.slave.connection.rollback()
         self.master.check_installed()
         self.slave.check_installed()
-        self.bit, self.cursor, applied = self._agree()
+        self.bit, self.cursor, applied = agree(self._config, self.master, self.slave, self._observe)
         self.changes = applied.changes
         self.master.want_ddl(self._config.ddl)
         self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
@@ -122,53 +118,6 @@ class Session:
         self._tables.clear()
         self.slave.connection.execute("DEALLOCATE ALL")
         self._applier = Applier(self.slave, self._staging, self, self._config)
-
-    def _agree(self) -> tuple[int, Cursor, Applied]:
-        """Bring both sides to the same batch, or refuse."""
-        applied, confirmed = known(self.master, self.slave, dropped_too=True)
-        self._decide(confirmed)
-        self.master.check_kept()
-        applied = self.slave.applied() or applied
-        here, there = applied.cursor, confirmed.cursor
-        if here is None:
-            raise _not_copied(self._config)
-        if (
-            self._config.commit is CommitMode.ONE_PHASE
-            and here.batch == there.batch + 1
-            and here.position.snapshot.xmax <= self.master.log.position().snapshot.xmax
-        ):
-            # the slave committed, the master was not told: the cursor alone decides, unless it is
-            # of a moment that this master has not seen yet
-            self.master.confirm(here)
-            there = here
-        if there.batch < here.batch:
-            raise Refused(
-                f"the master recorded batch {there.batch}, the slave has batch {here.batch}",
-                where=self._config.name,
-                hint="The master was restored from a backup, or failed over with loss: the slave "
-                "may hold what the master has lost. Copy it anew: "
-                f"`pyreplica copy {self._config.name} --truncate`.",
-            )
-        if there.batch > here.batch or there.position.snapshot != here.position.snapshot:
-            raise Refused(
-                f"the master recorded batch {there.batch}, the slave has batch {here.batch}",
-                where=self._config.name,
-                hint="The slave was restored from a backup, or its cursor was changed; the log "
-                "between the two may be gone. Copy it anew: "
-                f"`pyreplica copy {self._config.name} --truncate`.",
-            )
-        return confirmed.bit, here, applied
-
-    def _decide(self, confirmed: Confirmed) -> None:
-        """Commit the prepared batches that the master has recorded, roll back the others."""
-        for batch in self.slave.prepared():
-            if batch <= confirmed.cursor.batch:
-                self._log.info("batch %d was confirmed: commit", batch)
-                self.slave.commit_prepared(batch)
-            else:
-                self._log.info("batch %d was not confirmed: roll back", batch)
-                self.slave.rollback_prepared(batch)
-            self._observe(Step.RECOVERED, batch)
 
     # Batches
 
@@ -397,53 +346,3 @@ class Session:
             self._finish(batch, applied)
             self.rotate_log()
         return True
-
-
-def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[Applied, Confirmed]:
-    """What the two sides say of this replication, when they speak of each other.
-
-    Args:
-        dropped_too: a slave that was dropped is not refused.
-
-    Raises:
-        NotInstalled: nothing was copied yet.
-        Dropped: the log is not kept for the slave any more.
-        Refused: one of them knows another database as its counterpart.
-    """
-    applied, confirmed = slave.applied(), master.confirmed()
-    if (
-        applied is None
-        or not applied.ready
-        or confirmed is None
-        or not (confirmed.ready or confirmed.dropped)
-    ):
-        raise NotInstalled(
-            "the slave has not been copied yet"
-            if applied is None or not applied.ready
-            else "the master does not know this slave any more",
-            where=slave.replication,
-            hint=f"Run `pyreplica copy {slave.replication}`.",
-        )
-    for side, other, recorded in (
-        (master, "master", applied.master),
-        (slave, "slave", confirmed.slave),
-    ):
-        found = side.identity()
-        if found != recorded:
-            raise Refused(
-                f"this is {found}, but the replication was set up with {recorded}",
-                where=side.connection.where,
-                hint=f"Connect to the {other} it was copied with, or copy anew with "
-                f"`pyreplica copy {slave.replication} --truncate`.",
-            )
-    if not dropped_too:
-        master.check_kept()
-    return applied, confirmed
-
-
-def _not_copied(config: ReplicationConfig) -> PyReplicaError:
-    return NotInstalled(
-        "the slave has not been copied yet",
-        where=config.name,
-        hint=f"Run `pyreplica copy {config.name}`.",
-    )

@@ -10,8 +10,8 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import TimedOut
 from pyreplica.master import Master
 from pyreplica.model import Cursor, Snapshot
+from pyreplica.replication.agreement import known
 from pyreplica.replication.sequences import LOOK_FIRST, LOOK_LONGEST, Awaited
-from pyreplica.replication.session import known
 from pyreplica.slave import Slave
 
 

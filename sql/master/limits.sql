@@ -88,6 +88,26 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE NOT with_limits OR s.max_log_size IS NOT NULL OR s.max_log_age IS NOT NULL
 $$;
 
+-- The bits of the daemons that may want to be woken: who has no session, or whose slave was dropped, does not.
+CREATE OR REPLACE FUNCTION pyreplica.listeners() RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(bit_or(1::bigint << s.bit), 0) FROM pyreplica.replica_slave s
+    WHERE s.state <> 'dropped' AND EXISTS (SELECT FROM pyreplica.at_work(s.replication))
+$$;
+
+-- Clears the bits of all others: of a daemon that was killed in its sleep, or that did not know yet that its slave was
+-- dropped when it set its bit. What counts is who is there once the lock is taken: who comes later sets its bit later.
+CREATE OR REPLACE FUNCTION pyreplica.silence_doorbell() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT d.last_value > 1 AND d.last_value & ~(pyreplica.listeners() | 1) <> 0 FROM pyreplica.doorbell d)
+        AND pg_try_advisory_xact_lock(hashtext('pyreplica.doorbell'))
+    THEN
+        PERFORM setval('pyreplica.doorbell', d.last_value & (pyreplica.listeners() | 1)) FROM pyreplica.doorbell d;
+    END IF;
+END
+$$;
+
 -- Drops the slaves that are past their limits. The session of such a daemon is ended: it may be reading the log, and
 -- would keep it for as long as it is stuck. Called while nobody else can write replica_slave. Raises
 -- lock_not_available when somebody has a row locked.
@@ -96,7 +116,6 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s record;
     why text;
-    silent bigint;
 BEGIN
     FOR s IN SELECT * FROM pyreplica.log_kept(with_limits := true) k WHERE k.used > 1 LOOP
         PERFORM FROM pyreplica.replica_slave r WHERE r.replication = s.replication FOR UPDATE NOWAIT;
@@ -118,19 +137,13 @@ BEGIN
                 NULL;
         END;
     END LOOP;
-    SELECT bit_or(1::bigint << r.bit) INTO silent FROM pyreplica.replica_slave r WHERE r.state = 'dropped';
-    -- set by a daemon that does not know yet, perhaps once more after this
-    IF (SELECT d.last_value & silent <> 0 FROM pyreplica.doorbell d)
-        AND pg_try_advisory_xact_lock(hashtext('pyreplica.doorbell'))
-    THEN
-        PERFORM setval('pyreplica.doorbell', d.last_value & ~silent) FROM pyreplica.doorbell d;
-    END IF;
+    PERFORM pyreplica.silence_doorbell();
 END
 $$;
 
--- Writers look after the log where no daemon does: when a slave is past its limits, and when nobody wants the log any
--- more. Called at the end of a transaction that has left a tick behind, so that the locks last no longer than its
--- commit. Nothing here may make the writer wait or fail.
+-- Writers look after the log where no daemon does: when they ring for nobody, when a slave is past its limits, and
+-- when nobody wants the log any more. Called at the end of a transaction that has left a tick behind, so that the
+-- locks last no longer than its commit. Nothing here may make the writer wait or fail.
 CREATE OR REPLACE FUNCTION pyreplica.after_tick() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms' AS $$
 DECLARE
@@ -150,6 +163,7 @@ BEGIN
     END IF;
     PERFORM set_config('pyreplica.looked_after', own, true);
     BEGIN
+        PERFORM pyreplica.silence_doorbell();
         IF EXISTS (SELECT FROM pyreplica.log_kept(with_limits := true) k WHERE k.used > 1)
             OR NOT EXISTS (SELECT FROM pyreplica.replica_slave s WHERE s.state <> 'dropped')
         THEN

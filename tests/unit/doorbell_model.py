@@ -1,7 +1,7 @@
 """The doorbell's protocol as a small model, and a search of all that can happen in it.
 
-A state is what the processes and the server have in common, and where each process is. Every step
-of a process is taken in every order with those of all others. What the model knows of PostgreSQL:
+Every step of a process is taken in every order with those of all others. What the model knows of
+PostgreSQL:
 
 - A transaction is *listed* as running in a snapshot only if one with a higher id has ended already:
   a snapshot ends after the highest id that has. The newest ones are in no list.
@@ -17,105 +17,20 @@ The keepalive is left out, which would hide each fault after a while.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-FAULTS = {
-    "read first": "the daemon notes who is running before it sets its bit",
-    "no waiting": "the daemon does not wait for those who are running",
-    "deaf": "the daemon drops what has rung after its reading, not before",
-    "late listener": "the daemon listens only after it has caught up",
-    "no lock": "bits are changed without a lock",
-    "early id": "the transaction that sets the bit has its id from before",
-    "no id": "the transaction that sets the bit has no id",
-    "late id": "the writer looks at the doorbell before it has its transaction id",
-    "bound to a snapshot": "the doorbell is a row of a table",
-    "rings once": "the writer does not ring again in a transaction, whatever was rolled back",
-    "one shot": "the writer clears the bits that it has seen",
-    "early ring": "the writer rings before its commit can be seen",
-}
-"""What can be planted, each of which loses a wake-up."""
-
-WRITE = ("id", "look", "log")
-COMMIT = ("publish", "ring")
-CHANGE = ("lock", "read", "id", "change", "end")
-
-# What a writer may do; "begin" takes a snapshot before anything is written
-TRANSACTIONS: dict[str, tuple[str, ...]] = {
-    "commits": (*WRITE, *COMMIT),
-    "has an old snapshot": ("begin", *WRITE, *COMMIT),
-    "writes twice": (*WRITE, *WRITE, *COMMIT),
-    "rolls back": (*WRITE, "abort"),
-    "rolls its ring back": ("savepoint", *WRITE, "undo", *WRITE, *COMMIT),
-    "rolls its second ring back": (*WRITE, "savepoint", *WRITE, "undo", *COMMIT),
-    "releases a savepoint": ("savepoint", *WRITE, "release", *COMMIT),
-}
-
-
-class Writer(NamedTuple):
-    """A transaction of an application.
-
-    Attributes:
-        todo: its steps that are left.
-        snapshot: the doorbell as it was when its snapshot was taken.
-        seen: the doorbell as it has read it.
-        levels: for each savepoint it is in, whether it has logged anything and will ring.
-        rang: whether it ever has.
-    """
-
-    todo: tuple[str, ...]
-    snapshot: int | None = None
-    seen: int = 0
-    levels: tuple[tuple[bool, bool], ...] = ((False, False),)
-    rang: bool = False
-
-
-class Daemon(NamedTuple):
-    """A daemon.
-
-    Attributes:
-        todo: its steps until it decides what to do next.
-        then: what that decision is about.
-        value: the doorbell as it has read it to change it.
-        awaited: whose end it waits for before it sleeps; None until it has noted them.
-        moved: whether its last reading found anything.
-        unread: something was committed that it has not read.
-        rung: a notification has come.
-        listens: notifications come to it.
-        cut: its connection may still be lost once.
-        busy: it may still find so much that it stops the ringing.
-    """
-
-    todo: tuple[str, ...]
-    then: str
-    value: int = 0
-    awaited: frozenset[str] | None = None
-    moved: bool = False
-    unread: bool = False
-    rung: bool = False
-    listens: bool = False
-    cut: bool = False
-    busy: bool = False
-
-
-class State(NamedTuple):
-    """All there is.
-
-    Attributes:
-        doorbell: bit 0 is the log's segment, then one for each daemon.
-        lock, page: who has the bits' lock, and the page of the sequence.
-        listed: the running transactions that a snapshot lists.
-        newest: those that no snapshot lists yet, in the order of their ids.
-        rotation: what is left of a rotation of the log, and the doorbell as it has read it.
-    """
-
-    writers: tuple[Writer, ...]
-    daemons: tuple[Daemon, ...]
-    rotation: tuple[tuple[str, ...], int]
-    doorbell: int = 0
-    lock: str = ""
-    page: str = ""
-    listed: frozenset[str] = frozenset()
-    newest: tuple[str, ...] = ()
+from tests.unit.doorbell_state import (
+    CHANGE,
+    FAULTS,
+    TRANSACTIONS,
+    Daemon,
+    State,
+    Upkeep,
+    Writer,
+    ended,
+    swapped,
+    will_ring,
+    with_daemon,
+)
 
 
 class Model:
@@ -125,6 +40,7 @@ class Model:
         transactions: what each writer does.
         daemons: how many fall asleep.
         rotates: whether the log's segment changes meanwhile.
+        silences: whether the bits of daemons that are not there are cleared.
         cuts: whether each daemon may lose its connection once.
         busy: whether each daemon may have its bit cleared once more after it was set.
         fault: one of FAULTS.
@@ -135,6 +51,7 @@ class Model:
         *transactions: str,
         daemons: int = 1,
         rotates: bool = False,
+        silences: bool = False,
         cuts: bool = False,
         busy: bool = False,
         fault: str = "",
@@ -144,13 +61,13 @@ class Model:
         self.change = self._change()
         programs = [TRANSACTIONS[name] for name in transactions]
         if fault == "late id":
-            programs = [_swapped(program, "id", "look") for program in programs]
+            programs = [swapped(program, "id", "look") for program in programs]
         if fault == "early ring":
-            programs = [_swapped(program, "publish", "ring") for program in programs]
+            programs = [swapped(program, "publish", "ring") for program in programs]
         self.first = State(
             tuple(Writer(program) for program in programs),
             (Daemon(*self._connected(), cut=cuts, busy=busy),) * daemons,
-            (self.change if rotates else (), 0),
+            tuple(self._upkeep(rotates, silences)),
         )
 
     def _change(self) -> tuple[str, ...]:
@@ -163,6 +80,14 @@ class Model:
             case "no id":
                 return ("lock", "read", "change", "end")
         return CHANGE
+
+    def _upkeep(self, rotates: bool, silences: bool) -> Iterator[Upkeep]:
+        if rotates:
+            yield Upkeep("rotation", self.change)
+        if silences:
+            lock, *change = CHANGE
+            looking = ("look", lock) if self.fault == "early look" else (lock, "look")
+            yield Upkeep("silence", (*looking, *change))
 
     # The search
 
@@ -189,7 +114,7 @@ class Model:
 
     def wrong(self, state: State) -> bool:
         """Whether somebody sleeps who has to read something and will not be woken."""
-        if any(writer.todo == ("ring",) and _rings(writer) for writer in state.writers):
+        if any(writer.todo == ("ring",) and will_ring(writer) for writer in state.writers):
             return False
         return any(d.then == "asleep" and d.unread and not d.rung for d in state.daemons)
 
@@ -197,7 +122,7 @@ class Model:
         """Whether all have done what they had to do."""
         return (
             not any(writer.todo for writer in state.writers)
-            and not state.rotation[0]
+            and not any(upkeep.todo for upkeep in state.upkeep)
             and all(d.then == "asleep" and not d.unread for d in state.daemons)
         )
 
@@ -219,11 +144,12 @@ class Model:
             else:
                 for next_ in self._decide(daemon):
                     what = " ".join((next_.then, *next_.todo[:1]))
-                    yield f"{name}: {what}", _with_daemon(state, number, next_)
-        if state.rotation[0]:
-            after = self._rotate(state)
-            if after is not None:
-                yield f"rotation: {state.rotation[0][0]}", after
+                    yield f"{name}: {what}", with_daemon(state, number, next_)
+        for number, upkeep in enumerate(state.upkeep):
+            if upkeep.todo:
+                after = self._look_after(state, number, upkeep)
+                if after is not None:
+                    yield f"{upkeep.name}: {upkeep.todo[0]}", after
 
     # Writers
 
@@ -260,15 +186,15 @@ class Model:
                 merged = (below[0] or row, below[1] or rings)
                 writer = writer._replace(levels=(*outer, merged))
             case "abort":
-                state = _ended(state, name)
+                state = ended(state, name)
             case "publish":
-                state = _ended(state, name)
+                state = ended(state, name)
                 if any(has_row for has_row, _ in writer.levels):
                     state = state._replace(
                         daemons=tuple(d._replace(unread=True) for d in state.daemons)
                     )
             case "ring":
-                if _rings(writer):
+                if will_ring(writer):
                     state = state._replace(
                         daemons=tuple(d._replace(rung=d.rung or d.listens) for d in state.daemons)
                     )
@@ -286,9 +212,9 @@ class Model:
 
     def _cut(self, state: State, number: int, daemon: Daemon) -> State:
         # a transaction that was underway is rolled back, but for what setval() has done
-        state = _ended(state, f"d{number}")
+        state = ended(state, f"d{number}")
         todo, then = self._connected()
-        return _with_daemon(
+        return with_daemon(
             state,
             number,
             daemon._replace(
@@ -350,17 +276,33 @@ class Model:
                     return None
                 state, value = changed
                 daemon = daemon._replace(value=value)
-        return _with_daemon(state, number, daemon)
+        return with_daemon(state, number, daemon)
 
     # Changing the doorbell
 
-    def _rotate(self, state: State) -> State | None:
-        todo, value = state.rotation
-        changed = self._change_step(state, "r", todo[0], value, lambda value: value ^ 1)
-        if changed is None:
-            return None
-        state, value = changed
-        return state._replace(rotation=(todo[1:], value if todo[1:] else 0))
+    def _look_after(self, state: State, number: int, upkeep: Upkeep) -> State | None:
+        step = upkeep.todo[0]
+        upkeep = upkeep._replace(todo=upkeep.todo[1:])
+        if step == "look":
+            there = sum(2 << n for n, daemon in enumerate(state.daemons) if daemon.listens)
+            upkeep = upkeep._replace(present=there)
+        else:
+            mask = 1 | upkeep.present
+            changed = self._change_step(
+                state,
+                upkeep.name,
+                step,
+                upkeep.value,
+                lambda value: value ^ 1 if upkeep.name == "rotation" else value & mask,
+            )
+            if changed is None:
+                return None
+            state, value = changed
+            upkeep = upkeep._replace(value=value)
+        if not upkeep.todo:
+            upkeep = Upkeep(upkeep.name, ())
+        before = state.upkeep
+        return state._replace(upkeep=(*before[:number], upkeep, *before[number + 1 :]))
 
     def _change_step(
         self, state: State, name: str, step: str, value: int, new: Callable[[int], int]
@@ -381,31 +323,4 @@ class Model:
             case "change":
                 return state._replace(page="", doorbell=new(value)), 0
         assert step == "end"
-        return _ended(state, name), 0
-
-
-def _rings(writer: Writer) -> bool:
-    return any(rings for _, rings in writer.levels)
-
-
-def _ended(state: State, name: str) -> State:
-    """A transaction has ended: those with lower ids are in the list of snapshots from now on."""
-    state = state._replace(
-        lock="" if state.lock == name else state.lock,
-        page="" if state.page == name else state.page,
-    )
-    if name in state.newest:
-        at = state.newest.index(name)
-        return state._replace(
-            listed=state.listed | set(state.newest[:at]), newest=state.newest[at + 1 :]
-        )
-    return state._replace(listed=state.listed - {name})
-
-
-def _with_daemon(state: State, number: int, daemon: Daemon) -> State:
-    daemons = state.daemons
-    return state._replace(daemons=(*daemons[:number], daemon, *daemons[number + 1 :]))
-
-
-def _swapped(program: tuple[str, ...], one: str, other: str) -> tuple[str, ...]:
-    return tuple({one: other, other: one}.get(step, step) for step in program)
+        return ended(state, name), 0

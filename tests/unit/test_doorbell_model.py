@@ -8,7 +8,8 @@ from typing import TypedDict
 
 import pytest
 
-from tests.unit.doorbell_model import FAULTS, TRANSACTIONS, Model
+from tests.unit.doorbell_model import Model
+from tests.unit.doorbell_state import FAULTS, TRANSACTIONS
 
 LONG = "PYREPLICA_DOORBELL" in os.environ
 """Search more at a time, which takes some minutes."""
@@ -19,17 +20,19 @@ class Around(TypedDict, total=False):
 
     daemons: int
     rotates: bool
+    silences: bool
     cuts: bool
     busy: bool
 
 
-EVERYTHING = Around(rotates=True, cuts=True, busy=True)
+EVERYTHING = Around(rotates=True, silences=True, cuts=True, busy=True)
 PAIRS = list(itertools.combinations_with_replacement(TRANSACTIONS, 2))
 
 # what every fault must be found in: the smallest that can go wrong in some way
 SEARCHED: list[tuple[tuple[str, ...], Around]] = [
     *(((transaction,), Around()) for transaction in TRANSACTIONS),
     (("commits",), Around(rotates=True)),
+    (("commits",), Around(silences=True)),
     (("commits", "commits"), Around()),
 ]
 
@@ -62,7 +65,7 @@ def test_the_search_finds(fault: str) -> None:
     ways = (lost(*what, around=around, fault=fault) for what, around in SEARCHED)
     found = next((way for way in ways if way), None)
     assert found, FAULTS[fault]
-    assert found[-1].startswith(("daemon", "writer", "rotation"))
+    assert found[-1].startswith(("daemon", "writer", "rotation", "silence"))
 
 
 @pytest.mark.parametrize(("what", "around"), SEARCHED)

@@ -139,6 +139,25 @@ class Master:
         session = Session(self._cluster.dsn(self._name, user=user), **settings)
         return self._sessions.enter_context(session)
 
+    def add_slave(self, name: str) -> None:
+        """A slave that has confirmed all there is; the first one has bit 1."""
+        self.reader.run(
+            "INSERT INTO pyreplica.replica_slave (replication, bit, slave_system, slave_database, "
+            f"state, log_id) SELECT '{name}', 1 + count(*), 'system', 'database', 'ready', "
+            "(SELECT last_value FROM pyreplica.replica_log_id) FROM pyreplica.replica_slave"
+        )
+
+    def asleep(self, name: str) -> Session:
+        """A session that does what the sleeping daemon of a slave has done."""
+        daemon = self.session()
+        daemon.run(
+            f"SELECT pg_advisory_lock(hashtext('pyreplica'), hashtext('{name}'))",
+            "LISTEN pyreplica",
+            "SELECT pyreplica.set_doorbell(bit, true) FROM pyreplica.replica_slave "
+            f"WHERE replication = '{name}'",
+        )
+        return daemon
+
     def reset(self) -> None:
         """Close the further sessions, and make the others what they were, as poolers do."""
         self._sessions.close()

@@ -101,11 +101,15 @@ def test_bits_are_set_and_cleared_one_by_one(master: Master) -> None:
     assert doorbell(master) == (1 << 62) + 1
 
 
-def test_the_rotation_of_the_log_leaves_the_bits_alone(master: Master, sleeper: Session) -> None:
-    set_bit(master, 5, True)
+def test_the_rotation_of_the_log_leaves_the_bits_alone(master: Master) -> None:
+    master.table("id int PRIMARY KEY")
+    for name in ("one", "two", "three"):
+        master.add_slave(name)
+    sleepers = [master.asleep(name) for name in ("one", "three")]
     master.run("INSERT INTO t VALUES (1)")
     assert master.reader.value("SELECT pyreplica.rotate_log(1)") == "switched"
-    assert doorbell(master) == (1 << 5) + 1
+    assert doorbell(master) == 0b1011
+    assert [sleeper.notifications() for sleeper in sleepers] == [["pyreplica"]] * 2
 
 
 def test_two_who_set_their_bits_at_a_time_do_not_undo_one_another(master: Master) -> None:
@@ -117,6 +121,69 @@ def test_two_who_set_their_bits_at_a_time_do_not_undo_one_another(master: Master
     first.run("COMMIT")
     other.result()
     assert doorbell(master) == 0b1100
+
+
+# Bits of daemons that are not there any more
+
+
+@pytest.fixture
+def killed(master: Master, sleeper: Session) -> Session:
+    """Two daemons slept, and one of them was killed; a session that hears what is rung."""
+    for name in ("one", "two"):
+        master.add_slave(name)
+    asleep = [master.asleep(name) for name in ("one", "two")]
+    pid = asleep[0].value("SELECT pg_backend_pid()")
+    asleep[0].connection.close()
+    while master.reader.value(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}"):
+        pass
+    assert doorbell(master) == 0b110
+    return asleep[1]
+
+
+def test_the_rotation_of_the_log_clears_the_bits_of_the_absent(
+    master: Master, killed: Session
+) -> None:
+    master.reader.value("SELECT pyreplica.rotate_log(1 << 30)")
+    assert doorbell(master) == 0b100
+    pid = killed.value("SELECT pg_backend_pid()")
+    killed.connection.close()
+    while master.reader.value(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}"):
+        pass
+    master.reader.value("SELECT pyreplica.rotate_log(1 << 30)")
+    assert doorbell(master) == 0
+    set_bit(master, 7, True)  # of no slave at all
+    master.reader.value("SELECT pyreplica.rotate_log(1 << 30)")
+    assert doorbell(master) == 0
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_writers_stop_ringing_for_the_absent_after_some_thousand_rows(
+    master: Master, killed: Session, isolation: str
+) -> None:
+    master.run("BEGIN ISOLATION LEVEL " + isolation)
+    master.run("INSERT INTO t SELECT g FROM generate_series(1, 5000) g", "COMMIT")
+    # whoever looks must see the newest: who has an old snapshot leaves it to others
+    assert doorbell(master) == (0b100 if isolation == "READ COMMITTED" else 0b110)
+    assert killed.notifications() == ["pyreplica"]
+    master.run("INSERT INTO t SELECT g FROM generate_series(5001, 10000) g")
+    assert doorbell(master) == 0b100
+    assert killed.notifications() == ["pyreplica"]
+
+
+def test_a_daemon_that_comes_while_bits_are_cleared_keeps_its_own(
+    master: Master, killed: Session
+) -> None:
+    upkeep, daemon = master.session(), master.session()
+    upkeep.run("BEGIN", "SELECT pyreplica.silence_doorbell()")
+    daemon.run("SELECT pg_advisory_lock(hashtext('pyreplica'), hashtext('one'))")
+    setting = daemon.start("SELECT pyreplica.set_doorbell(1, true)")
+    daemon.wait_for_lock()
+    assert doorbell(master) == 0b100
+    upkeep.run("COMMIT")
+    setting.result()
+    assert doorbell(master) == 0b110
+    upkeep.run("SELECT pyreplica.silence_doorbell()")
+    assert doorbell(master) == 0b110
 
 
 # Prepared transactions of the application

@@ -22,16 +22,8 @@ WIDE = "SELECT string_agg(md5(i::text || random()), '') FROM generate_series(1, 
 def log(master: Master) -> Master:
     """A table t, and a slave that has confirmed what was before it."""
     master.table("id int PRIMARY KEY, v text")
-    add_slave(master, "one")
+    master.add_slave("one")
     return master
-
-
-def add_slave(master: Master, name: str) -> None:
-    master.reader.run(
-        "INSERT INTO pyreplica.replica_slave (replication, bit, slave_system, slave_database, "
-        f"state, log_id) SELECT '{name}', 1 + count(*), 'system', 'database', 'ready', "
-        "(SELECT last_value FROM pyreplica.replica_log_id) FROM pyreplica.replica_slave"
-    )
 
 
 def confirm(master: Master, name: str = "one") -> None:
@@ -90,7 +82,7 @@ def doorbell(master: Master) -> int:
 
 
 def test_a_slave_is_dropped_when_the_log_has_grown_past_its_size(log: Master) -> None:
-    add_slave(log, "two")
+    log.add_slave("two")
     limit(log, "max_log_size = 100000")
     work(log.writer)
     assert rotate(log) == "switched"
@@ -113,7 +105,7 @@ def test_a_slave_within_its_size_stays(log: Master) -> None:
 def test_what_a_slave_has_confirmed_does_not_count_although_another_one_keeps_it(
     log: Master,
 ) -> None:
-    add_slave(log, "late")
+    log.add_slave("late")
     limit(log, "max_log_size = 400000")
     for _ in range(10):
         work(log.writer, 1000)
@@ -217,16 +209,17 @@ def test_the_time_of_a_copy_counts_only_when_nobody_is_at_it(log: Master) -> Non
 
 
 def test_writers_do_not_ring_for_a_dropped_slave(log: Master) -> None:
-    add_slave(log, "two")
-    for bit in (1, 2):
-        log.reader.run(f"SELECT pyreplica.set_doorbell({bit}, true)")
+    log.add_slave("two")
+    asleep = [log.asleep("one"), log.asleep("two")]
+    assert doorbell(log) & ~1 == 6
     limit(log, "max_log_size = 1")
     log.run("INSERT INTO t VALUES (1)")
     rotate(log, 1 << 30)
     assert list(dropped(log)) == ["one"]
     assert doorbell(log) & ~1 == 4
-    # its daemon goes to sleep, and does not know yet
-    log.reader.run("SELECT pyreplica.set_doorbell(1, true)")
+    # its session was ended; it comes again, goes to sleep, and does not know yet
+    asleep[0] = log.asleep("one")
+    assert doorbell(log) & ~1 == 6
     rotate(log, 1 << 30)
     assert doorbell(log) & ~1 == 4
 

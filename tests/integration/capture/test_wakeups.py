@@ -15,7 +15,7 @@ import pytest
 from pyreplica import sqlfiles
 from pyreplica.demo.cluster import Cluster
 from tests.integration.capture.oracle import Master, Session
-from tests.unit.doorbell_model import COMMIT, TRANSACTIONS, WRITE
+from tests.unit.doorbell_state import COMMIT, TRANSACTIONS, WRITE
 
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
