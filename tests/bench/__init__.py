@@ -1,0 +1,1 @@
+"""Benchmarks: PyReplica beside other replication systems, in one run. See docs/performance.md."""
