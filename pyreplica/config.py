@@ -128,7 +128,7 @@ class ReplicationConfig:
         default=False, metadata=_checked(one_of({"ignore": False, "replicate": True}))
     )
     guard: bool = field(default=False, metadata=_checked(flag))
-    batch_rows: int = field(default=50_000, metadata=_checked(whole(1, 10_000_000)))
+    batch_rows: int = field(default=200_000, metadata=_checked(whole(1, 10_000_000)))
     copy_workers: int = field(default=4, metadata=_checked(whole(1, 64)))
     keepalive: float = field(default=60.0, metadata=_checked(duration("1s", "1d", "60s")))
     connect_timeout: float = field(default=10.0, metadata=_checked(duration("1s", "1h", "10s")))

@@ -264,6 +264,7 @@ class SlaveTable:
         referenced_by: tables with foreign keys to it, schema.table.
         writable: the session's role may do all that applying needs.
         unlogged: it, or a partition of it, would be empty after a crash.
+        rewritten: a rule makes something else of an INSERT, also in the daemon's session.
     """
 
     schema: str
@@ -275,6 +276,7 @@ class SlaveTable:
     referenced_by: tuple[str, ...]
     writable: bool
     unlogged: bool
+    rewritten: bool
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

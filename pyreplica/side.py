@@ -112,11 +112,17 @@ class Side:
 
 
 def literals(query: str, values: dict[str, object]) -> sql.Composable:
-    """A statement with its %(name)s values put in, for COPY, which takes no parameters."""
+    """A statement with its %(name)s values put in, for COPY, which takes no parameters.
+
+    Args:
+        values: a part of a statement is put in as it is.
+    """
     parts: list[sql.Composable] = []
     rest = query
     while "%(" in rest:
         before, _, rest = rest.partition("%(")
         name, _, rest = rest.partition(")s")
-        parts += [sql.SQL(before), sql.Literal(values[name])]
+        value = values[name]
+        parts.append(sql.SQL(before))
+        parts.append(value if isinstance(value, sql.Composable) else sql.Literal(value))
     return sql.Composed([*parts, sql.SQL(rest)])

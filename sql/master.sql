@@ -129,6 +129,30 @@ SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
 WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 
+-- What there is between two snapshots, by generation.
+-- name: contents
+SELECT tab, op::text, count(*) FROM (
+    SELECT tab, op FROM pyreplica.replica_log
+    WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
+    UNION ALL
+    SELECT tab, op FROM pyreplica.replica_log
+    WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
+) l
+GROUP BY 1, 2
+
+-- The rows of a generation that has been inserted into and nothing else, for the slave's table itself. || and OFFSET
+-- read a row out of TOAST once, and not for each of its columns.
+-- name: inserted
+SELECT %(columns)s FROM (
+    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
+    WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
+    UNION ALL
+    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
+    WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
+        AND tab = %(generation)s
+    OFFSET 0
+) c
+
 -- All generations of tables, the first and the last.
 -- name: generations
 SELECT id FROM pyreplica.replica_table WHERE relid = ANY (%(relids)s::oid[])

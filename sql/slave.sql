@@ -134,8 +134,28 @@ FROM unnest(%(tables)s::text[]) t
 -- What each table of the staged batch has to be done to it.
 -- name: staged_tables
 SELECT tab, count(*), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
-    coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false)
+    coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false), coalesce(bool_and(op = 'U'), false)
 FROM {stage} WHERE id > %(after)s AND id < %(before)s GROUP BY tab ORDER BY min(id)
+
+-- The columns that the changes of a table set, if all set the same.
+-- name: same_columns
+SELECT f.columns FROM (
+    SELECT ARRAY(SELECT jsonb_object_keys(row)) AS columns
+    FROM {stage} WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s LIMIT 1
+) f
+WHERE (SELECT bool_and(s.row ?& f.columns AND s.row - f.columns = '{{}}')
+    FROM {stage} s WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s)
+
+-- What fold does, for updates that all set the same columns: the last one of a key tells what is there now, the first
+-- one what there was.
+-- name: fold_updates
+INSERT INTO {net} (tab, kind, key, row, old, id)
+SELECT %(tab)s, 'U', k.key, n.row, o.old, k.first
+FROM (
+    SELECT key, min(id) AS first, max(id) AS last
+    FROM {stage} WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s GROUP BY key
+) k
+JOIN {stage} o ON o.id = k.first JOIN {stage} n ON n.id = k.last
 
 -- What was staged, all of it or only some operations.
 -- name: staged_changes
@@ -294,7 +314,8 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
         AND (SELECT bool_and(has_table_privilege(c.oid, p))
             FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p),
     EXISTS (SELECT FROM pg_class u WHERE u.relpersistence = 'u'
-        AND (u.oid = c.oid OR u.oid IN (SELECT relid FROM pg_partition_tree(c.oid))))
+        AND (u.oid = c.oid OR u.oid IN (SELECT relid FROM pg_partition_tree(c.oid)))),
+    EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     -- a unique index on just the key columns, the primary key first

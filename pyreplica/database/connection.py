@@ -19,6 +19,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import errorcodes, sql
 
+from pyreplica.database import left
 from pyreplica.database.peer import END, Session
 from pyreplica.database.settings import (
     ENCODING,
@@ -44,12 +45,6 @@ class Waitable(Protocol):
     """Something select() can wait for."""
 
     def fileno(self) -> int: ...
-
-
-_left: dict[str, list[dict[str, Any]]] = {}
-"""Sessions that were lost, by what their connections were for. A server that was sending to a peer
-that vanished goes on trying for a quarter of an hour, and the session's locks would keep us out:
-the next connection ends it."""
 
 
 class Connection:
@@ -106,8 +101,8 @@ class Connection:
         self._who: dict[str, Any] | None = None
         self._cancelling: threading.Thread | None = None
         try:
-            session = Session(to_the_same(parameters, self._connection))
-            self._watch = Watch(where, self._connection.fileno(), peer_timeout, session)
+            self._session = Session(to_the_same(parameters, self._connection))
+            self._watch = Watch(where, self._connection.fileno(), peer_timeout, self._session)
         except (psycopg2.Error, OSError) as error:
             self._connection.close()
             raise Unreachable(f"connection lost: {error}", where=where) from error
@@ -116,9 +111,9 @@ class Connection:
             pid, start = self.one(
                 SETTINGS + (REPLICA if replica else "") + WHO, server_settings(peer_timeout)
             )
-            session.known(pid, start)
+            self._session.known(pid, start)
             self._who = {"pid": pid, "start": start}
-            for lost in _left.pop(where, []):
+            for lost in left.ended_by_next(where):
                 with suppress(DatabaseError):
                     self.execute(END, lost)
         except DatabaseError as error:
@@ -322,7 +317,13 @@ class Connection:
             self._connection.cancel()
 
     def close(self) -> None:
-        """End the session; an open transaction is rolled back by the server."""
+        """End the session; an open transaction is rolled back by the server.
+
+        Where the server may not hear of it, because another connection to it fell silent, it is
+        told through a new one; that takes LONGEST_CANCEL at most.
+        """
+        if self._who is not None and left.may_not_hear(self.where, self._watch.last):
+            self._session.end(LONGEST_CANCEL)
         with self._watch:
             self._connection.close()
         self._watch.close()
@@ -361,7 +362,11 @@ class Connection:
             )
         )
         message = error.diag.message_primary or str(error).strip() or type(error).__name__
+        if lost and libpq and self._who is not None:
+            left.lost(self.where, self._who)
+            self._who = None
         if self._watch.lost:
+            left.fell_silent(self.where)
             return Unreachable(
                 "connection lost: " + self._watch.lost,
                 where=self.where,
@@ -369,9 +374,6 @@ class Connection:
                 "peer_timeout in the configuration.",
             )
         if lost:
-            if libpq and self._who is not None:
-                _left.setdefault(self.where, []).append(self._who)
-                self._who = None
             return Unreachable("connection lost: " + message, where=self.where)
         details = [
             f"{label}: {text}"

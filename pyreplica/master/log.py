@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,15 +115,29 @@ class Log:
         tick = Position(Snapshot.parse(found[0][0]), found[0][1], now.at)
         return tick if tick.snapshot.order < now.snapshot.order else now
 
+    def contents(self, after: Snapshot, until: Snapshot) -> dict[int, Counter[str]]:
+        """How many changes of which operation there are between two snapshots, by generation."""
+        found: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        values = {**_after(after), "until": str(until)}
+        for generation, op, count in self._connection.query(_SQL["contents"], values):
+            found[generation][op] = count
+        return found
+
     def changes(
-        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart] = ()
+        self,
+        after: Snapshot,
+        until: Snapshot,
+        apart: Sequence[Apart] = (),
+        without: Iterable[int] = (),
     ) -> sql.Composable:
         """The COPY that reads all changes between two snapshots.
 
         Args:
             apart: tables whose changes begin after other snapshots.
+            without: generations that are read in another way.
         """
         others = [generation for one in apart for generation in one.generations]
+        others += without
         parts = [(after, others, False)]
         parts += [(one.after, list(one.generations), True) for one in apart]
         queries = [
@@ -133,6 +148,22 @@ class Log:
             for begin, tabs, these in parts
         ]
         return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
+
+    def inserted(
+        self, after: Snapshot, until: Snapshot, generation: int, columns: sql.Composable
+    ) -> sql.Composable:
+        """The COPY that reads rows which were inserted between two snapshots.
+
+        Args:
+            columns: values out of ``c.key`` and ``c.row``.
+        """
+        values = {
+            **_after(after),
+            "until": str(until),
+            "generation": generation,
+            "columns": columns,
+        }
+        return sql.SQL("COPY ({}) TO STDOUT").format(literals(_SQL["inserted"], values))
 
     def generations(self, relids: Iterable[int]) -> list[int]:
         """All generations of tables, by which the log names them."""

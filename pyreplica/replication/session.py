@@ -10,7 +10,7 @@ The order of a batch is what the promise of exactly once rests on (docs/protocol
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
@@ -32,6 +32,7 @@ from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
+from pyreplica.slave.inserts import Inserts, insert_only
 from pyreplica.slave.statements import TableStatements, misfit
 
 
@@ -182,11 +183,9 @@ class Session:
             until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
-            changes = master.log.changes(
-                self.cursor.position.snapshot, until.snapshot, self._members.apart(joining)
-            )
-            staged = self._applier.stage.fill(master.connection, changes)
-        if not staged and not joining:
+            inserted = {} if joining else self._inserted(until)
+            staged = self._stage(until, joining, inserted)
+        if not staged and not joining and not inserted:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
             return 1
@@ -196,17 +195,54 @@ class Session:
         if joining:
             self._join(batch, joining, first)
         else:
-            self._finish(batch, self._applier.apply_staged(batch, first))
+            inserts = self._inserts(until, inserted) if inserted else None
+            self._finish(batch, self._applier.apply_staged(batch, first, inserts))
         return max(staged, 1)
 
-    def _fetched(self, batch: Cursor) -> None:
-        """A batch was read; it is complete unless the slave was dropped before.
+    def _stage(
+        self, until: Position, joining: Sequence[TableCopy] = (), without: Iterable[int] = ()
+    ) -> int:
+        """Stage what there is up to a snapshot; gives the number of changes."""
+        changes = self.master.log.changes(
+            self.cursor.position.snapshot, until.snapshot, self._members.apart(joining), without
+        )
+        return self._applier.stage.fill(self.master.connection, changes)
 
-        The record of it on the master would find that out, but in one phase it comes too late.
+    def _inserted(self, until: Position) -> dict[int, TableStatements]:
+        """The generations whose changes need not be staged."""
+        if self._applier.judge.waiting:
+            return {}
+        contents = self.master.log.contents(self.cursor.position.snapshot, until.snapshot)
+        return insert_only(contents, self.statements)
+
+    def _inserts(self, until: Position, inserted: Mapping[int, TableStatements]) -> Inserts:
+        log, after = self.master.log, self.cursor.position.snapshot
+        return Inserts(
+            self.master.connection,
+            [
+                (s, log.inserted(after, until.snapshot, generation, s.copied_out()))
+                for generation, s in inserted.items()
+            ],
+            read=self._all_read,
+            stage=lambda: self._stage_all(until),
+        )
+
+    def _stage_all(self, until: Position) -> None:
+        self._stage(until)
+        self._all_read()
+
+    def _fetched(self, batch: Cursor) -> None:
+        self._all_read()
+        self._observe(Step.FETCHED, batch.batch)
+
+    def _all_read(self) -> None:
+        """What was read is complete unless the slave was dropped before.
+
+        The record of the batch on the master would find that out, but in one phase it comes too
+        late.
         """
         if self._config.commit is CommitMode.ONE_PHASE:
             self.master.check_kept()
-        self._observe(Step.FETCHED, batch.batch)
 
     def _join(
         self, batch: Cursor, joining: Sequence[TableCopy], first: Sequence[sql.Composable]

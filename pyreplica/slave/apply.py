@@ -1,7 +1,8 @@
 """Applies one batch on the slave, up to and including PREPARE TRANSACTION.
 
 A small batch is folded in Python and goes over in one message. A large one is streamed into an
-unlogged staging table, folded there, and applied with a few statements for each table. Both find
+unlogged staging table, folded there, and applied with a few statements for each table; but tables
+that were only inserted into are copied straight from the log (see inserts.py). Both find
 the tables' statements in the same place, and both first empty what was truncated, then delete,
 update and insert: the order in which values of unique keys become free before they are taken.
 
@@ -26,6 +27,7 @@ from pyreplica.slave.barriers import Barriers
 from pyreplica.slave.catalog import Catalog
 from pyreplica.slave.culprit import CONFLICT, cannot, cannot_run, is_data_error, unnamed
 from pyreplica.slave.fold import Net, fold
+from pyreplica.slave.inserts import Inserts
 from pyreplica.slave.judge import Judge
 from pyreplica.slave.order import (
     by_columns,
@@ -208,12 +210,15 @@ class Applier:
 
     # Large batches
 
-    def apply_staged(self, cursor: Cursor, first: Sequence[Part] = ()) -> int:
+    def apply_staged(
+        self, cursor: Cursor, first: Sequence[Part] = (), inserts: Inserts | None = None
+    ) -> int:
         """Apply what was staged and prepare the transaction; gives the number of changes.
 
         Args:
             cursor: where the slave stands afterwards.
             first: statements that begin the transaction.
+            inserts: tables of the batch that were not staged.
 
         Raises:
             ApplyError: a change cannot be applied; it is named.
@@ -222,12 +227,14 @@ class Applier:
         self._barriers.add_labels(barriers)
         if not self.judge.waiting:
             try:
-                return self._apply_stage(cursor, first, barriers, self.stage.apply)
+                return self._apply_stage(cursor, first, barriers, self.stage.apply, inserts)
             except ApplyError:
                 self._give_up()
                 raise
             except DatabaseError as error:
                 self._take_back(barriers, error)
+                if inserts is not None:
+                    inserts.stage()
         return self._judge(cursor, first, barriers)
 
     def _judge(self, cursor: Cursor, first: Sequence[Part], barriers: Sequence[Change]) -> int:
@@ -249,10 +256,12 @@ class Applier:
         first: Sequence[Part],
         barriers: Sequence[Change],
         apply: Callable[[int, int], int],
+        inserts: Inserts | None = None,
     ) -> int:
         run = self._connection.execute
         run(sql.SQL("; ").join([sql.SQL("BEGIN"), *first]))
-        applied = after = 0
+        applied = inserts.copy(self._connection) if inserts is not None else 0
+        after = 0
         altered = False
         for change in barriers:
             applied += apply(after, change.id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, Row, pump, sql
@@ -25,8 +26,30 @@ LAST_ID = (1 << 63) - 1
 
 Found = tuple[int, TableStatements, Row]
 """A table of the staged batch: its generation, its statements, what ``staged_tables`` says."""
-_Step = tuple[TableStatements, int, str, str, str]
-"""What Stage._net() is given."""
+
+
+class _Source(NamedTuple):
+    """Where the net changes of a table are.
+
+    Args:
+        id: its generation.
+        kind: all are of this one; empty when they differ.
+        columns: those that all of them set; None when they differ.
+        staged: each staged change is a net change.
+    """
+
+    statements: TableStatements
+    id: int
+    kind: str
+    columns: tuple[str, ...] | None = None
+    staged: bool = False
+
+    @property
+    def sets_identity(self) -> bool:
+        """Whether an UPDATE would set a column that UPDATE refuses to."""
+        if self.columns is None:
+            return self.statements.sets_identity
+        return self.statements.updates_identity(self.columns)
 
 
 class Stage:
@@ -177,47 +200,62 @@ class Stage:
     def _wave(self, wave: Sequence[Found], ids: Mapping[str, int]) -> None:
         for statement in emptying([statements.table for _, statements, row in wave if row[2]]):
             self._connection.execute(statement)
-        sources: list[tuple[TableStatements, int, str]] = []
-        for id_, statements, (_, count, truncated, inserts, deletes) in wave:
+        sources: list[_Source] = []
+        for id_, statements, (_, count, truncated, inserts, deletes, updates) in wave:
             if inserts or deletes:
                 # every key occurs once: nothing to fold
-                sources.append((statements, id_, "I" if inserts else "D"))
+                sources.append(_Source(statements, id_, "I" if inserts else "D", staged=True))
+            elif updates and (columns := self._same_columns(id_, ids)):
+                self._connection.execute(self._named(_SQL["fold_updates"]), {**ids, "tab": id_})
+                sources.append(_Source(statements, id_, "U", columns))
             elif count:
                 self.fold(id_, truncated, ids)
-                sources.append((statements, id_, ""))
-        steps: tuple[list[_Step], ...] = ([], [], [])
-        for statements, id_, all_kind in sources:
-            ways = ways_of(statements, careful=False)
-            how = "reinsert" if statements.sets_identity else "update"
-            updates = [("reinsert", ways.reinserts), *((how, kind) for kind in ways.updates)]
-            for step, some in zip(steps, (ways.deletes, updates, ways.inserts), strict=True):
-                step += [(statements, id_, how, kinds, all_kind) for how, kinds in some if kinds]
+                sources.append(_Source(statements, id_, ""))
+        steps: tuple[list[tuple[_Source, str, str]], ...] = ([], [], [])
+        for source in sources:
+            ways = ways_of(source.statements, careful=False)
+            how = "reinsert" if source.sets_identity else "update"
+            changed = [("reinsert", ways.reinserts), *((how, kind) for kind in ways.updates)]
+            for step, some in zip(steps, (ways.deletes, changed, ways.inserts), strict=True):
+                step += [(source, how, kinds) for how, kinds in some if kinds]
         for one in itertools.chain(*steps):
             self._net(*one, ids)
 
-    def _net(
+    def _same_columns(self, id_: int, ids: Mapping[str, int]) -> tuple[str, ...] | None:
+        """The columns that all staged changes of a table set, if these are the same."""
+        rows = self._connection.query(self._named(_SQL["same_columns"]), {**ids, "tab": id_})
+        return tuple(rows[0][0]) if rows else None
+
+    def _net(self, source: _Source, how: str, kinds: str, ids: Mapping[str, int]) -> None:
+        """Apply the net changes of these kinds in one statement."""
+        statements = source.statements
+        if source.kind and source.kind not in kinds:
+            return
+        if how == "update" and not statements.updates:
+            return
+        rows = self.net(source.id, kinds)
+        if source.staged:
+            staged = "{stage} WHERE id > {after} AND id < {before} AND tab = {tab}"
+            rows = self._source(
+                self._named(staged, source.id, after=ids["after"], before=ids["before"])
+            )
+        self._connection.execute(self.statement(statements, how, kinds, rows, source.columns))
+
+    def statement(
         self,
         statements: TableStatements,
-        id_: int,
         how: str,
         kinds: str,
-        all_kind: str,
-        ids: Mapping[str, int],
-    ) -> None:
-        """Apply the net changes of these kinds in one statement."""
-        if (all_kind and all_kind not in kinds) or (how == "update" and not statements.updates):
-            return
-        source = self.net(id_, kinds)
-        if all_kind:
-            staged = "{stage} WHERE id > {after} AND id < {before} AND tab = {tab}"
-            rows = self._named(staged, id_, after=ids["after"], before=ids["before"])
-            source = self._source(rows)
-        self._connection.execute(self.statement(statements, how, kinds, source))
+        source: Part,
+        columns: Sequence[str] | None = None,
+    ) -> Part:
+        """The statement that applies net changes of these kinds; the strict ones expect rows.
 
-    def statement(self, statements: TableStatements, how: str, kinds: str, source: Part) -> Part:
-        """The statement that applies net changes of these kinds; the strict ones expect rows."""
+        Args:
+            columns: those that all updates set, where that is known.
+        """
         if kinds not in ("U", "D"):
-            return statement_for(statements, how, source, None)
+            return statement_for(statements, how, source, columns)
         was = statements.as_it_was(None) if kinds == "U" and self._compares else None
         expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
-        return expecting(statements, how, source, None, was, expected)
+        return expecting(statements, how, source, columns, was, expected)

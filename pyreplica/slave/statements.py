@@ -48,6 +48,12 @@ class TableStatements:
             if name not in captured.key and not table.columns[name].generated
         ]
 
+    @property
+    def _written(self) -> list[tuple[str, SlaveColumn]]:
+        """The columns of an INSERT, and where their values come from."""
+        key = [("key", c) for c in self._key if not c.generated]
+        return key + [("row", c) for c in self._others]
+
     def updates_identity(self, columns: Iterable[str]) -> bool:
         """Whether one of these is GENERATED ALWAYS AS IDENTITY, which UPDATE refuses to set."""
         return any(c.identity_always and c.name in columns for c in self._others)
@@ -102,15 +108,22 @@ class TableStatements:
 
     def insert(self, source: Part) -> Part:
         """INSERT of the rows of the source."""
-        key = [c for c in self._key if not c.generated]
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} c").format(
             self.name,
-            sql.SQL(", ").join(sql.Identifier(c.name) for c in [*key, *self._others]),
-            sql.SQL(", ").join(
-                [*(_value("key", c) for c in key), *(_value("row", c) for c in self._others)]
-            ),
+            sql.SQL(", ").join(sql.Identifier(c.name) for _, c in self._written),
+            sql.SQL(", ").join(_value(source_, c) for source_, c in self._written),
             source,
         )
+
+    def copy_in(self) -> Part:
+        """COPY FROM of rows that :meth:`copied_out` gives; it does the same as :meth:`insert`."""
+        return sql.SQL("COPY {} ({}) FROM STDIN").format(
+            self.name, sql.SQL(", ").join(sql.Identifier(c.name) for _, c in self._written)
+        )
+
+    def copied_out(self) -> Part:
+        """What a query for that has to select, as text, on the master."""
+        return sql.SQL(", ").join(_text(source, c) for source, c in self._written)
 
     def insert_missing(self, source: Part) -> Part:
         """INSERT of those rows of the source whose keys are not there."""
@@ -271,8 +284,11 @@ def _value(source: str, column: SlaveColumn) -> Part:
     measured; no value is cut by that, see misfit().
     """
     before, after = column.input
-    text = sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
-    return sql.SQL("{}{}{}").format(sql.SQL(before), text, sql.SQL(after))
+    return sql.SQL("{}{}{}").format(sql.SQL(before), _text(source, column), sql.SQL(after))
+
+
+def _text(source: str, column: SlaveColumn) -> Part:
+    return sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
 
 
 def _printed(column: SlaveColumn) -> Part:

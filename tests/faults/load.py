@@ -21,6 +21,7 @@ TABLES = """
     CREATE TABLE public.gate_0 (id integer PRIMARY KEY, n bigint NOT NULL);
     CREATE TABLE public.gate_1 (id integer PRIMARY KEY, n bigint NOT NULL);
     CREATE TABLE public.gate_2 (id integer PRIMARY KEY, n bigint NOT NULL);
+    CREATE TABLE public.history (id bigserial PRIMARY KEY, v text);
     CREATE TABLE public.extra (id integer PRIMARY KEY, v text);
 """
 """What is replicated; `extra` from when it is added."""
@@ -50,6 +51,10 @@ THROUGH_THE_GATES = """
     COMMIT
 """
 """A transaction of the master; in this order the slave locks the rows."""
+MANY_NEW_ROWS = """
+    INSERT INTO public.history (v) SELECT repeat('h', 200) FROM generate_series(1, 10000)
+"""
+"""Of a table that has nothing but new rows; more than the connections hold on their way."""
 LIMITS = """
     CREATE TABLE public.limits (name text, setting text);
     CREATE FUNCTION public.limit_what_follows() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tests.faults.cell import Cell
 from tests.faults.holds import blocked, commits_wait, holding, waits
-from tests.faults.load import THROUGH_THE_GATES
+from tests.faults.load import MANY_NEW_ROWS, THROUGH_THE_GATES
 from tests.faults.programs import Program
 from tests.support import connect, eventually, sql, value
 
@@ -99,6 +99,16 @@ def _staging(cell: Cell) -> Iterator[None]:
     stage = value(slave, "SELECT format('pyreplica.stage_%s', id) FROM pyreplica.replica_cursor")
     with holding(slave, f"LOCK TABLE {stage} IN SHARE MODE"):
         eventually(blocked(slave), "the batch does not wait for the staging table")
+        yield
+
+
+@contextmanager
+def _inserting(cell: Cell) -> Iterator[None]:
+    cell.begin()
+    slave = cell.databases.slave
+    with holding(slave, "LOCK TABLE public.history IN SHARE MODE"):
+        sql(cell.databases.master, MANY_NEW_ROWS)
+        eventually(blocked(slave), "the batch does not wait for the table")
         yield
 
 
@@ -314,6 +324,7 @@ STEPS = (
         executing="slave",
         gates=True,
     ),
+    Step("copying new rows", _inserting, executing="slave"),
     Step("prepared", _paused("prepared")),
     Step("confirming", _confirming, executing="master"),
     Step("confirmed", _paused("confirmed")),

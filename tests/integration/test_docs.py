@@ -213,6 +213,7 @@ FROM_POSTGRESQL = {
     "permission denied for schema pyreplica",
     "permission denied for table <name>",
     'permission denied to set parameter "session_replication_role"',
+    "too many notifications in the NOTIFY queue",
     "total size of jsonb object elements exceeds the maximum of 268435455 bytes",
 }
 ANY = "\0"

@@ -19,11 +19,13 @@ import pytest
 from pyreplica.database import Connection
 from pyreplica.demo.cluster import Cluster
 from pyreplica.errors import DatabaseError
+from pyreplica.master import log
 from pyreplica.replication.setup import install
 from pyreplica.replication.wait import wait
+from pyreplica.slave import inserts
 from tests import typevalues
 from tests.conftest import Databases
-from tests.support import LIMIT, Running, config, connect, copy, running
+from tests.support import LIMIT, Running, config, connect, copy, running, value
 
 _NO_KEYS = """
 json json[] jsonpath xml point line lseg box box[] path polygon circle pg_snapshot txid_snapshot xid
@@ -238,8 +240,8 @@ def make(side: Connection, name: str, values: Mapping[str, list[str]]) -> None:
     side.execute(f"CREATE TABLE public.plain (id int PRIMARY KEY, {columns})")
     for statement in EVIL:
         side.execute(statement)
-    for setting, value in HOSTILE.items():
-        listed = value if setting == "search_path" else f"'{value}'"
+    for setting, wanted in HOSTILE.items():
+        listed = wanted if setting == "search_path" else f"'{wanted}'"
         side.execute(f"ALTER DATABASE {name} SET {setting} = {listed}")
 
 
@@ -412,6 +414,42 @@ def to_next(exact: Exact, columns: range) -> str:
         f"UPDATE public.plain p SET ({names}) = (SELECT {names} FROM public.source s "
         f"WHERE s.id = (p.id + 1) % {exact.rows}) WHERE p.id >= 0"
     )
+
+
+@pytest.mark.parametrize("fewest", [1, 1_000_000], ids=["copied", "staged"])
+def test_many_new_rows_are_the_same(
+    exact: Exact, fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+
+    def copy(self: inserts.Inserts, target: Connection) -> int:
+        copied.append(original(self, target))
+        return copied[-1]
+
+    original = inserts.Inserts.copy
+    monkeypatch.setattr(inserts.Inserts, "copy", copy)
+    monkeypatch.setattr(inserts, "FEWEST_ROWS", fewest)
+    monkeypatch.setattr(log, "FETCH_ROWS", 1)
+    tables = {"plain": "SELECT * FROM public.source"}
+    for n, type_ in exact.keys.items():
+        tables[f"k{n}"] = (
+            f"SELECT id, 'new', c{n} FROM public.source "
+            f"WHERE id BETWEEN 0 AND {len(exact.values[type_]) - 1} ON CONFLICT DO NOTHING"
+        )
+    with exact.writer() as write:
+        for table in tables:
+            write.execute(f"DELETE FROM public.{table}")
+        wait(exact.replication.config, LIMIT / 2)
+        write.execute(
+            "; ".join(f"INSERT INTO public.{table} {rows}" for table, rows in tables.items())
+        )
+        assert exact.differences() == []
+        assert exact.key_differences() == []
+        rows = sum(value(exact.databases.slave, f"SELECT count(*) FROM public.{t}") for t in tables)
+        for n in exact.keys:
+            write.execute(f"DELETE FROM public.k{n}")
+    assert sum(copied) == (rows if fewest == 1 else 0)
+    assert rows > len(tables)
 
 
 def test_each_column_is_updated_from_every_value_to_the_next(exact: Exact, apply_path: str) -> None:

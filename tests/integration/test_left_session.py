@@ -1,4 +1,4 @@
-"""A session that the kernel gave up holds its locks on the server; the next connection ends it."""
+"""Sessions that the server still has, with their locks, when this side has given them up."""
 
 from __future__ import annotations
 
@@ -30,3 +30,23 @@ def test_a_session_that_was_lost_is_ended_by_the_next_one(databases: Databases) 
                 lambda: value(databases.slave, "SELECT pg_try_advisory_lock(1)"),
                 "the lock is still held",
             )
+
+
+def test_a_session_that_is_closed_while_its_server_hears_nothing_is_ended(
+    databases: Databases,
+) -> None:
+    """As that of a command which holds a lock while another connection of it copies."""
+    with Proxy(databases.slave_cluster.port) as proxy:
+        dsn = f"host=127.0.0.1 port={proxy.port} dbname={databases.name} user=postgres"
+        with Connection(dsn, where="closed", peer_timeout=600) as holder:
+            holder.execute("SELECT pg_advisory_lock(1)")
+            with Connection(dsn, where="closed", peer_timeout=1) as other:
+                proxy.set(Mode.VANISH)
+                proxy.set(Mode.PASS)
+                with pytest.raises(Unreachable, match="no answer for 1 s"):
+                    other.query("SELECT 1")
+            assert not value(databases.slave, "SELECT pg_try_advisory_lock(1)")
+        eventually(
+            lambda: value(databases.slave, "SELECT pg_try_advisory_lock(1)"),
+            "the lock is still held",
+        )

@@ -85,7 +85,7 @@ def test_two_connection_strings_are_enough_and_the_rest_has_defaults() -> None:
         slave="host=127.0.0.1 dbname=shop user=pyreplica",
         tables=None,
         commit=CommitMode.TWO_PHASE,
-        batch_rows=50_000,
+        batch_rows=200_000,
         copy_workers=4,
         keepalive=60.0,
         connect_timeout=10.0,
@@ -808,7 +808,7 @@ def test_a_replication_never_shows_a_password() -> None:
         assert "host=db1 password=*** dbname=a" in shown
         assert "postgresql://me:***@db2/b" in shown
         assert "name='shop'" in shown
-        assert "batch_rows=50000" in shown
+        assert "batch_rows=200000" in shown
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pyreplica.master import log
 from pyreplica.model import Step
 from pyreplica.replication.compare import compare
 from pyreplica.replication.session import Session as Replicating
+from pyreplica.slave import inserts
 from tests.integration.capture.oracle import Session
 from tests.integration.machines.alterations import Alteration, alterations
 from tests.integration.machines.pair import (
@@ -93,6 +94,7 @@ class Daemon:
         """Move a batch, if there is anything to move."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(log, "FETCH_ROWS", fetched)
+            patch.setattr(inserts, "FEWEST_ROWS", fetched)
             moved, _ = self.session.step()
         return bool(moved)
 
