@@ -11,6 +11,8 @@ TIMES ?= 1
 # How long a soak is, and what it begins with; by chance when it is not given.
 MINUTES ?= 5
 SEED ?=
+# Which systems are measured; all that are installed when it is empty.
+SYSTEMS ?=
 
 venv := .venv
 bin := $(venv)/bin
@@ -22,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test test-faults soak clean
+.PHONY: help prepare setup demo lint test test-faults soak bench bench-quick peers clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
@@ -60,6 +62,15 @@ test-faults: setup ## have everything fail at every step, and print the matrix
 
 soak: setup ## mixed load and random faults for MINUTES, with SEED; docs/soak.md
 	@$(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+bench: setup ## PyReplica beside the peers that are installed: benchmarks.txt, docs/catch-up.svg
+	@$(bin)/python -m tests.bench $(if $(SYSTEMS),--systems "$(SYSTEMS)") --text benchmarks.txt --chart docs/catch-up.svg
+
+bench-quick: setup ## the same in some minutes, beside built-in logical replication alone
+	@$(bin)/python -m tests.bench --systems "pyreplica builtin" --rounds 1 --scale 0.25 --commits 60 --seconds 2
+
+peers: setup ## install the other systems from Debian's packages, for make bench
+	@.ci/prepare $$($(bin)/python -m tests.bench --packages)
 
 clean: ## remove everything that make and the tools made
 	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

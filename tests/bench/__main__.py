@@ -1,67 +1,101 @@
-"""python -m tests.bench: see docs/performance.md."""
+"""python -m tests.bench: PyReplica beside other replication systems; see docs/performance.md."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from tests.bench.bucardo import Bucardo
 from tests.bench.builtin import Builtin
+from tests.bench.chart import chart
 from tests.bench.contest import Contestant
+from tests.bench.londiste import Londiste
 from tests.bench.ours import OnePhase, PyReplica
+from tests.bench.pglogical import Pglogical
+from tests.bench.report import report
+from tests.bench.run import MEASURES, Plan, run
+from tests.bench.slony import Slony
 from tests.bench.system import System
-from tests.bench.workloads import backlogs
 
-SYSTEMS: dict[str, type[System]] = {kind.name: kind for kind in (PyReplica, OnePhase, Builtin)}
+SYSTEMS: dict[str, type[System]] = {
+    kind.name: kind for kind in (PyReplica, OnePhase, Builtin, Pglogical, Slony, Londiste, Bucardo)
+}
+USUAL = "pyreplica,builtin,pglogical,slony,londiste,bucardo"
+_DEFAULTS = Plan()
 
 
 def main() -> int:
     """Run it."""
-    arguments = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    arguments.add_argument("--systems", default="pyreplica,builtin")
-    arguments.add_argument("--backlogs", default="A,B,C,D,wide,indexed")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--scale", type=float, default=1.0)
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--systems", type=_names(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--measures", type=_names(MEASURES), default=MEASURES)
+    parser.add_argument("--backlogs", type=_names(_DEFAULTS.backlogs), default=_DEFAULTS.backlogs)
+    parser.add_argument("--rounds", type=int, default=_DEFAULTS.rounds)
+    parser.add_argument("--scale", type=float, default=_DEFAULTS.scale)
+    parser.add_argument("--commits", type=int, default=_DEFAULTS.commits)
+    parser.add_argument("--seconds", type=float, default=_DEFAULTS.seconds)
+    parser.add_argument("--text", type=Path, help="where the tables are written as well")
+    parser.add_argument("--chart", type=Path, help="where a picture is written (SVG)")
+    parser.add_argument(
+        "--packages", action="store_true", help="print the Debian packages of all systems"
+    )
+    given = parser.parse_args()
+    if given.packages:
+        print(" ".join(package for kind in SYSTEMS.values() for package in kind.packages))
+        return 0
+    plan = Plan(
+        given.measures, given.backlogs, given.rounds, given.scale, given.commits, given.seconds
+    )
     signal.signal(signal.SIGTERM, _stop)
-    wanted = [b for b in backlogs(given.scale) if b.name in given.backlogs.split(",")]
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="pyreplica-bench-"))
         folder.chmod(0o755)
         stack.callback(shutil.rmtree, folder)
-        contestants = {}
-        for name in given.systems.split(","):
+        contestants: dict[str, Contestant] = {}
+        for name in given.systems:
+            if missing := SYSTEMS[name].missing():
+                say(f"{name} is left out: not installed are {', '.join(missing)} (make peers)")
+                continue
             say(f"{name}: making its servers")
             contestants[name] = stack.enter_context(Contestant(SYSTEMS[name], folder))
-        for backlog in wanted:
-            rates: dict[str, list[float]] = {name: [] for name in contestants}
-            for _ in range(given.rounds):
-                for name, contestant in contestants.items():
-                    done = contestant.catch_up(backlog)
-                    rates[name].append(backlog.rows / done.seconds)
-                    say(
-                        f"{backlog.name} {name}: {rates[name][-1]:,.0f} rows/s, "
-                        f"cpu {done.cpu:.2f} s, {done.peak >> 20} MB"
-                    )
-            first = next(iter(rates))
-            for name, found in rates.items():
-                pairs = [a / b for a, b in zip(rates[first], found, strict=True)]
-                say(
-                    f"= {backlog.name} {name}: {statistics.median(found):,.0f} rows/s; "
-                    f"{first} / {name} {statistics.median(pairs):.2f}"
-                )
+        figures = run(plan, contestants, say)
+        text = report(plan, contestants, figures)
+        titles = {name: one.system.title for name, one in contestants.items()}
+    say(f"\n{text}")
+    if given.text is not None:
+        given.text.write_text(text, encoding="utf-8")
+    if given.chart is not None and figures.caught_up:
+        given.chart.write_text(chart(plan, titles, figures), encoding="utf-8")
     return 0
 
 
 def say(text: str) -> None:
-    """Print at once."""
-    print(text, flush=True)
+    """Print at once, with the time since the beginning."""
+    print(f"{time.monotonic() - _BEGAN:6.0f}  {text}" if "\n" not in text else text, flush=True)
+
+
+_BEGAN = time.monotonic()
+
+
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """A parser of names with commas or blanks in between."""
+
+    def names(text: str) -> list[str]:
+        chosen = text.replace(",", " ").split()
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return names
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

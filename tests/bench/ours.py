@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,17 +11,24 @@ import yaml
 
 import pyreplica
 from tests.bench.system import System
-from tests.support import eventually
 from tests.support import pyreplica as command
 
 _LIMIT = 600.0
+_LOADED = """
+import sys
+from pyreplica.cli.main import main
+from pyreplica.cli import run
+from pyreplica.replication import loop
+print("loaded", flush=True)
+sys.stdin.read()
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class PyReplica(System):
-    """The daemon as it is installed, stopped by a signal and going on where it was.
+    """The daemon as it is installed, but loaded before the clock runs.
 
-    Its process stays, as that of a service does: what is measured is catching up, not the start of
-    a Python program.
+    What is measured is connecting and catching up, not the start of a Python program.
     """
 
     name = "pyreplica"
@@ -39,37 +44,48 @@ class PyReplica(System):
             "master": self.master_dsn,
             "slave": self.slave_dsn,
             "tables": [f"public.{table}" for table in tables],
-            # a daemon that stands still for minutes is what is measured, and no fault
-            "peer_timeout": "1h",
             **self.options,
         }
         self._config.write_text(yaml.safe_dump({"replications": {"bench": settings}}))
         for arguments in (("install", "bench"), ("copy", "bench")):
             command(self._config, *arguments, timeout=_LIMIT)
+        self._load()
+        self.resume()
+
+    def _load(self) -> None:
+        """Start a process that has the daemon's program loaded, and waits to run it."""
         with self._log.open("ab") as output:
             self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "pyreplica", "--config", str(self._config), "run"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                [sys.executable, "-c", _LOADED, "--config", str(self._config), "run"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
             )
-        eventually(lambda: "connected" in self._log.read_text(), "the daemon is connected", _LIMIT)
+        assert self._daemon.stdout is not None
+        assert self._daemon.stdout.readline() == "loaded\n"
 
     def pause(self) -> None:
-        """Stop the process once the slave has everything."""
+        """Stop the daemon once the slave has everything; the next one is loaded."""
         command(self._config, "wait", "bench", timeout=_LIMIT)
-        self._daemon.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._daemon.pid, os.WSTOPPED)
+        self._end()
+        self._load()
 
     def resume(self) -> None:
-        """Let the process go on."""
-        self._daemon.send_signal(signal.SIGCONT)
+        """Run the daemon, which is loaded; it connects first."""
+        assert self._daemon.stdin is not None
+        self._daemon.stdin.close()
+
+    def _end(self) -> None:
+        with self._daemon:  # which closes its pipes
+            self._daemon.terminate()
+        if self._daemon.returncode:
+            raise RuntimeError(f"the daemon has failed: {self._log.read_text()}")
 
     def tear_down(self) -> None:
         """End the daemon."""
-        self._daemon.send_signal(signal.SIGCONT)
-        self._daemon.terminate()
-        self._daemon.wait(_LIMIT)
+        with self._daemon:
+            self._daemon.kill()
 
     @property
     def version(self) -> str:

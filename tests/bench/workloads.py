@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyreplica.demo.cluster import Cluster
@@ -37,6 +38,7 @@ CREATE TABLE done (id int PRIMARY KEY);
 
 NAMES = ("bench", "acc", "wide", "indexed", "done")
 
+_LIMIT = 1800.0
 KEYS = 20_000
 """The rows of acc."""
 
@@ -44,7 +46,7 @@ SEED = f"""
 INSERT INTO acc SELECT g, 0, repeat('x', 84) FROM generate_series(1, {KEYS}) g
 """
 
-_BENCH_ROW = "{id}, 'row number ' || {id}, {id} * 0.5, now(), {id} % 2 = 0"
+BENCH_ROW = "{id}, 'row number ' || {id}, {id} * 0.5, now(), {id} % 2 = 0"
 
 
 def _wide_value(column: str) -> str:
@@ -116,7 +118,7 @@ def backlogs(scale: float = 1.0) -> list[Backlog]:
             (),
             lambda master: _one(
                 master,
-                f"INSERT INTO bench SELECT {_BENCH_ROW.format(id='g')} "
+                f"INSERT INTO bench SELECT {BENCH_ROW.format(id='g')} "
                 f"FROM generate_series(1, {most}) g",
             ),
             ("bench",),
@@ -126,7 +128,7 @@ def backlogs(scale: float = 1.0) -> list[Backlog]:
             f"one statement deletes {many:,} rows",
             many,
             (
-                f"INSERT INTO bench SELECT {_BENCH_ROW.format(id='g')} "
+                f"INSERT INTO bench SELECT {BENCH_ROW.format(id='g')} "
                 f"FROM generate_series(1, {many}) g",
             ),
             lambda master: _one(master, "DELETE FROM bench"),
@@ -169,7 +171,7 @@ def backlogs(scale: float = 1.0) -> list[Backlog]:
 def _inserts() -> str:
     lines = ["BEGIN;"]
     for _ in range(100):
-        lines += ["\\set i :i + 1", f"INSERT INTO bench VALUES ({_BENCH_ROW.format(id=':i')});"]
+        lines += ["\\set i :i + 1", f"INSERT INTO bench VALUES ({BENCH_ROW.format(id=':i')});"]
     return "\n".join([*lines, "COMMIT;"])
 
 
@@ -183,21 +185,53 @@ def _updates() -> str:
     return "\n".join([*lines, "COMMIT;"])
 
 
-def _pgbench(master: Cluster, script: str, transactions: int) -> None:
-    pgbench(master, script, "-t", str(transactions), "-D", "i=0")
+class Pgbench:
+    """pgbench at work.
+
+    Args:
+        command: with all that it needs.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def output(self) -> str:
+        """Wait for its end; gives what it printed."""
+        output, errors = self._process.communicate(timeout=_LIMIT)
+        if self._process.returncode:
+            raise RuntimeError(f"pgbench: {errors}")
+        return output
+
+    def end(self) -> None:
+        """End it, unless it has ended."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=_LIMIT)
 
 
-def pgbench(master: Cluster, script: str, *options: str, timeout: float = 1800) -> str:
-    """Run pgbench with a script; gives what it printed."""
+@contextmanager
+def pgbench(master: Cluster, script: str, *options: str) -> Iterator[Pgbench]:
+    """pgbench with a script and these options, for the time of the block."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
         command = [str(master.binary("pgbench")), "--no-vacuum", "--random-seed=42"]
-        command += ["--file", file.name, *options, master.dsn(DATABASE)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode:
-        raise RuntimeError(f"pgbench: {done.stderr}")
-    return done.stdout
+        running = Pgbench([*command, "--file", file.name, *options, master.dsn(DATABASE)])
+        try:
+            yield running
+        finally:
+            running.end()
+
+
+def _pgbench(master: Cluster, script: str, transactions: int) -> None:
+    with pgbench(master, script, "-t", str(transactions), "-D", "i=0") as running:
+        running.output()
 
 
 def _one(master: Cluster, statement: str) -> None:

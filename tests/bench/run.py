@@ -1,0 +1,121 @@
+"""What is measured of which system, in which order: the systems take turns in each round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.bench.contest import CaughtUp, Contestant
+from tests.bench.measures import Latency, Trigger, cost, latency, trigger
+from tests.bench.workloads import Backlog, backlogs
+
+MEASURES = ("catch-up", "latency", "cost", "trigger")
+LOAD = 2_000
+"""Rows a second that are written while the latency under load is measured."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        measures: those of MEASURES.
+        backlogs: the names of those that are wanted.
+        rounds: how often each system catches up with each backlog.
+        scale: multiplies the rows of the backlogs.
+        commits: so many are looked for on the slave.
+        seconds: of each run of pgbench.
+        clients: of pgbench; the last number only while nothing is applied.
+    """
+
+    measures: Sequence[str] = MEASURES
+    backlogs: Sequence[str] = ("A", "B", "C", "D", "wide", "indexed")
+    rounds: int = 3
+    scale: float = 1.0
+    commits: int = 300
+    seconds: float = 8.0
+    clients: Sequence[int] = (1, 16, 32)
+
+    @property
+    def work(self) -> list[Backlog]:
+        """The backlogs themselves."""
+        return [one for one in backlogs(self.scale) if one.name in self.backlogs]
+
+    @property
+    def costs(self) -> list[tuple[int, bool]]:
+        """For how many clients the cost is measured, and whether changes are applied meanwhile."""
+        applying = self.clients[:-1] or self.clients
+        return [(n, False) for n in self.clients] + [(n, True) for n in applying]
+
+
+@dataclass
+class Figures:
+    """What was found; everything by the system's name.
+
+    Attributes:
+        caught_up: by backlog, one for each round.
+        latencies: by the load, rows a second.
+        costs: by the number of clients and whether changes were applied meanwhile: what is left of
+            the throughput.
+        triggers: what capture takes in a session.
+        seconds: how long all of it took.
+    """
+
+    caught_up: defaultdict[str, defaultdict[str, list[CaughtUp]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    latencies: defaultdict[int, dict[str, Latency]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    costs: defaultdict[tuple[int, bool], dict[str, float]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    triggers: dict[str, Trigger] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def rates(self, backlog: Backlog, name: str) -> list[float]:
+        """Rows a second, one for each round."""
+        return [backlog.rows / one.seconds for one in self.caught_up[backlog.name][name]]
+
+    def ratio(self, backlog: Backlog, name: str, other: str) -> float:
+        """How much faster a system is than another one: the median over the rounds."""
+        pairs = zip(self.rates(backlog, name), self.rates(backlog, other), strict=True)
+        return statistics.median(one / two for one, two in pairs)
+
+
+def run(plan: Plan, contestants: Mapping[str, Contestant], say: Callable[[str], object]) -> Figures:
+    """Measure.
+
+    Args:
+        say: is told of each figure.
+    """
+    began = time.monotonic()
+    figures = Figures()
+    if "catch-up" in plan.measures:
+        for backlog in plan.work:
+            for _ in range(plan.rounds):
+                for name, contestant in contestants.items():
+                    done = contestant.catch_up(backlog)
+                    figures.caught_up[backlog.name][name].append(done)
+                    say(f"{backlog.name:8} {name:20} {backlog.rows / done.seconds:10,.0f} rows/s")
+    for name, contestant in contestants.items():
+        if "trigger" in plan.measures:
+            figures.triggers[name] = found = trigger(contestant, 5_000, 100_000, plan.rounds)
+            say(f"trigger  {name:20} {found.single:.1f} us a statement, {found.bulk:.2f} a row")
+        if "latency" in plan.measures:
+            for load in (0, LOAD):
+                figures.latencies[load][name] = late = latency(contestant, plan.commits, load=load)
+                say(f"latency  {name:20} {late.p50:.1f} / {late.p99:.1f} ms, {load} rows/s besides")
+        if "cost" in plan.measures:
+            for clients, applying in plan.costs:
+                kept = cost(contestant, clients, plan.seconds, plan.rounds, applying)
+                figures.costs[clients, applying][name] = kept
+                say(
+                    f"cost     {name:20} {kept:.2f} left of {clients} clients, "
+                    f"{'applying' if applying else 'paused'}"
+                )
+    figures.seconds = time.monotonic() - began
+    return figures

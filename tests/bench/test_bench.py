@@ -1,0 +1,77 @@
+"""The benchmark itself: it measures, and what it compares was replicated exactly."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.bench.__main__ import SYSTEMS
+from tests.bench.builtin import Builtin
+from tests.bench.chart import chart
+from tests.bench.contest import Contestant, Wrong
+from tests.bench.ours import PyReplica
+from tests.bench.report import report
+from tests.bench.run import MEASURES, Plan, run
+from tests.bench.system import execute
+
+PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,))
+
+
+@pytest.fixture(scope="module")
+def contestants() -> Iterator[dict[str, Contestant]]:
+    """PyReplica and the one peer that is always there."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
+        folder.chmod(0o755)
+        stack.callback(shutil.rmtree, folder)
+        yield {
+            kind.name: stack.enter_context(Contestant(kind, folder))
+            for kind in (PyReplica, Builtin)
+        }
+
+
+def test_everything_is_measured_and_told(contestants: dict[str, Contestant]) -> None:
+    said: list[str] = []
+    figures = run(PLAN, contestants, said.append)
+    for name in contestants:
+        for backlog in PLAN.work:
+            assert all(rate > 0 for rate in figures.rates(backlog, name))
+        assert 0 < figures.latencies[0][name].p50 <= figures.latencies[0][name].worst
+        assert all(figures.costs[one][name] > 0 for one in PLAN.costs)
+    assert figures.triggers["pyreplica"].bulk > 0
+    text = report(PLAN, contestants, figures)
+    lines = text.splitlines()
+    for name, contestant in contestants.items():
+        # rates, usage, latency, cost, trigger, and how it is set up
+        title = re.compile(rf" *{contestant.system.title}(:|  )")
+        told = [line for line in lines if title.match(line)]
+        assert len(told) == 6, (name, text)
+    titles = {name: one.system.title for name, one in contestants.items()}
+    picture = ElementTree.fromstring(chart(PLAN, titles, figures))
+    words = ["".join(one.itertext()) for one in picture.iter() if one.tag.endswith("text")]
+    numbers = [word for word in words if re.fullmatch(r"[\d,]+", word)]
+    assert len(numbers) == len(PLAN.work) * len(contestants)
+
+
+def test_a_slave_that_differs_is_no_result(contestants: dict[str, Contestant]) -> None:
+    contestant = contestants["builtin"]
+    execute(contestant.system.slave_dsn, "UPDATE acc SET bal = bal + 1 WHERE aid = 1")
+    with pytest.raises(Wrong, match="built-in logical: acc differs"):
+        contestant.check()
+    execute(contestant.system.slave_dsn, "UPDATE acc SET bal = bal - 1 WHERE aid = 1")
+    contestant.check()
+
+
+def test_what_is_not_installed_is_named() -> None:
+    class Absent(Builtin):
+        packages = ("postgresql-15", "no-such-package")
+
+    assert Absent.missing()[-1] == "no-such-package"
+    assert all(isinstance(kind.missing(), list) for kind in SYSTEMS.values())
