@@ -34,7 +34,7 @@ REST_BELOW = 1_000
 LONGEST_REST = 0.02
 """While batches follow one another and have fewer changes than that, there is a rest between them,
 twice as long as the last one took and at most so many seconds. A batch costs both servers about the
-same whether it has five changes or five hundred: so they are fewer, and more is left to the writers."""
+same whether it has five changes or five hundred: there are fewer then."""
 LOOK_FIRST = 0.002
 LOOK_LONGEST = 1.0
 """While old transactions run out, the log is looked at after this many seconds, doubling."""

@@ -17,7 +17,7 @@ from tests.bench.bucardo import Bucardo
 from tests.bench.builtin import Builtin
 from tests.bench.chart import chart
 from tests.bench.contest import Contestant
-from tests.bench.londiste import Londiste
+from tests.bench.londiste import Londiste, LondisteBulk
 from tests.bench.ours import OnePhase, PyReplica
 from tests.bench.pglogical import Pglogical
 from tests.bench.report import report
@@ -26,7 +26,8 @@ from tests.bench.slony import Slony
 from tests.bench.system import System
 
 SYSTEMS: dict[str, type[System]] = {
-    kind.name: kind for kind in (PyReplica, OnePhase, Builtin, Pglogical, Slony, Londiste, Bucardo)
+    kind.name: kind
+    for kind in (PyReplica, OnePhase, Builtin, Pglogical, Slony, Londiste, LondisteBulk, Bucardo)
 }
 USUAL = "pyreplica,builtin,pglogical,slony,londiste,bucardo"
 _DEFAULTS = Plan()
@@ -49,7 +50,8 @@ def main() -> int:
     )
     given = parser.parse_args()
     if given.packages:
-        print(" ".join(package for kind in SYSTEMS.values() for package in kind.packages))
+        packages = (package for kind in SYSTEMS.values() for package in kind.packages)
+        print(" ".join(dict.fromkeys(packages)))
         return 0
     plan = Plan(
         given.measures, given.backlogs, given.rounds, given.scale, given.commits, given.seconds

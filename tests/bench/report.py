@@ -89,7 +89,10 @@ def _caught_up(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Itera
         "Catching up",
         "A backlog is written while nothing is applied; then the time until the slave has all of "
         "it.",
-        f"Rows a second; in parentheses how many times as fast {titles.get(OURS, '')} is.",
+        "Rows a second"
+        + (
+            f"; in parentheses how many times as fast {titles[OURS]} is." if OURS in titles else "."
+        ),
     )
     work = [one for one in plan.work if one.name in figures.caught_up]
     for backlog in work:
