@@ -62,11 +62,15 @@ SELECT count(*) FROM pyreplica.replica_slave WHERE replication <> %(replication)
 -- The decision of a batch. It must find the batch before it, or somebody else has been at work. A slave that was
 -- dropped may have been read an empty log: its batch is not confirmed. Nor is one that was made from the log of another
 -- version.
--- name: confirm
+-- name: prepare_confirm
+PREPARE pyreplica_confirm (text, bigint, pg_snapshot, bigint, timestamptz, integer) AS
 UPDATE pyreplica.replica_slave
-SET batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s, snapshot_at = %(at)s, confirmed_at = now()
-WHERE replication = %(replication)s AND batch = %(batch)s - 1 AND state = 'ready'
-    AND (SELECT version FROM pyreplica.replica_version WHERE side = 'master') = %(version)s
+SET batch = $2, snapshot = $3, log_id = $4, snapshot_at = $5, confirmed_at = now()
+WHERE replication = $1 AND batch = $2 - 1 AND state = 'ready'
+    AND (SELECT version FROM pyreplica.replica_version WHERE side = 'master') = $6
+
+-- name: confirm
+EXECUTE pyreplica_confirm (%(replication)s, %(batch)s, %(snapshot)s, %(log_id)s, %(at)s, %(version)s)
 
 -- name: position
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now()

@@ -98,6 +98,7 @@ class Master(Side):
         )
         super().__init__(connection, "master", config.name, _SQL)
         self.log = Log(connection)
+        self._prepared = False
 
     def tables(self, ids: Iterable[int] | None = None) -> list[CapturedTable]:
         """The captured tables as they are now, or the given generations of them."""
@@ -188,6 +189,9 @@ class Master(Side):
             NotInstalled: the installed SQL has another version by now.
             Refused: the record is not at the batch before it.
         """
+        if not self._prepared:
+            self.connection.execute(_SQL["prepare_confirm"])
+            self._prepared = True
         position = cursor.position
         found = self.connection.execute(
             _SQL["confirm"],

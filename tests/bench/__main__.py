@@ -29,7 +29,6 @@ SYSTEMS: dict[str, type[System]] = {
     kind.name: kind
     for kind in (PyReplica, OnePhase, Builtin, Pglogical, Slony, Londiste, LondisteBulk, Bucardo)
 }
-USUAL = "pyreplica,builtin,pglogical,slony,londiste,bucardo"
 _DEFAULTS = Plan()
 
 

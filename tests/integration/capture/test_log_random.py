@@ -65,6 +65,8 @@ class Turns:
         for slave in self.slaves:
             self.register(slave)
             self.copied(slave)
+        master.reader.run("DEALLOCATE ALL")
+        self.execute("prepare_confirm")
 
     # The master's record
 
