@@ -137,14 +137,17 @@ SELECT tab, count(*), coalesce(max(id) FILTER (WHERE op = 'T'), 0),
     coalesce(bool_and(op = 'I'), false), coalesce(bool_and(op = 'D'), false), coalesce(bool_and(op = 'U'), false)
 FROM {stage} WHERE id > %(after)s AND id < %(before)s GROUP BY tab ORDER BY min(id)
 
--- The columns that the changes of a table set, if all set the same.
+-- The columns that the changes of a table set, if all set the same; and whether all tell what was in them before.
 -- name: same_columns
-SELECT f.columns FROM (
+SELECT f.columns, s.known FROM (
     SELECT ARRAY(SELECT jsonb_object_keys(row)) AS columns
     FROM {stage} WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s LIMIT 1
-) f
-WHERE (SELECT bool_and(s.row ?& f.columns AND s.row - f.columns = '{{}}')
-    FROM {stage} s WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s)
+) f, LATERAL (
+    SELECT bool_and(row ?& f.columns AND row - f.columns = '{{}}') AS same,
+        coalesce(bool_and(coalesce(old ?& f.columns, false)), false) AS known
+    FROM {stage} WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s
+) s
+WHERE s.same
 
 -- What fold does, for updates that all set the same columns: the last one of a key tells what is there now, the first
 -- one what there was.

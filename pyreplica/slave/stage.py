@@ -35,6 +35,7 @@ class _Source(NamedTuple):
         id: its generation.
         kind: all are of this one; empty when they differ.
         columns: those that all of them set; None when they differ.
+        known: all of them tell what was in these columns before.
         staged: each staged change is a net change.
     """
 
@@ -42,6 +43,7 @@ class _Source(NamedTuple):
     id: int
     kind: str
     columns: tuple[str, ...] | None = None
+    known: bool = False
     staged: bool = False
 
     @property
@@ -205,9 +207,9 @@ class Stage:
             if inserts or deletes:
                 # every key occurs once: nothing to fold
                 sources.append(_Source(statements, id_, "I" if inserts else "D", staged=True))
-            elif updates and (columns := self._same_columns(id_, ids)):
+            elif updates and (same := self._same_columns(id_, ids)):
                 self._connection.execute(self._named(_SQL["fold_updates"]), {**ids, "tab": id_})
-                sources.append(_Source(statements, id_, "U", columns))
+                sources.append(_Source(statements, id_, "U", *same))
             elif count:
                 self.fold(id_, truncated, ids)
                 sources.append(_Source(statements, id_, ""))
@@ -221,10 +223,15 @@ class Stage:
         for one in itertools.chain(*steps):
             self._net(*one, ids)
 
-    def _same_columns(self, id_: int, ids: Mapping[str, int]) -> tuple[str, ...] | None:
-        """The columns that all staged changes of a table set, if these are the same."""
+    def _same_columns(
+        self, id_: int, ids: Mapping[str, int]
+    ) -> tuple[tuple[str, ...], bool] | None:
+        """The columns that all staged changes of a table set, if these are the same.
+
+        Also whether all changes tell what was in them before.
+        """
         rows = self._connection.query(self._named(_SQL["same_columns"]), {**ids, "tab": id_})
-        return tuple(rows[0][0]) if rows else None
+        return (tuple(rows[0][0]), rows[0][1]) if rows else None
 
     def _net(self, source: _Source, how: str, kinds: str, ids: Mapping[str, int]) -> None:
         """Apply the net changes of these kinds in one statement."""
@@ -239,7 +246,8 @@ class Stage:
             rows = self._source(
                 self._named(staged, source.id, after=ids["after"], before=ids["before"])
             )
-        self._connection.execute(self.statement(statements, how, kinds, rows, source.columns))
+        statement = self.statement(statements, how, kinds, rows, source.columns, source.known)
+        self._connection.execute(statement)
 
     def statement(
         self,
@@ -248,14 +256,18 @@ class Stage:
         kinds: str,
         source: Part,
         columns: Sequence[str] | None = None,
+        known: bool = False,
     ) -> Part:
         """The statement that applies net changes of these kinds; the strict ones expect rows.
 
         Args:
-            columns: those that all updates set, where that is known.
+            columns: those that all updates set, if these are the same.
+            known: all updates tell what was in these columns before.
         """
         if kinds not in ("U", "D"):
             return statement_for(statements, how, source, columns)
-        was = statements.as_it_was(None) if kinds == "U" and self._compares else None
+        was = None
+        if kinds == "U" and self._compares:
+            was = statements.as_it_was(columns if known else None)
         expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
         return expecting(statements, how, source, columns, was, expected)

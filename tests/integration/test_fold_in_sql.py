@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyreplica import sqlfiles
-from pyreplica.database import sql
+from pyreplica.database import Connection, sql
 from pyreplica.slave import staging
 from pyreplica.slave.fold import fold
 from pyreplica.slave.stage import LAST_ID
@@ -28,48 +30,102 @@ def batches(draw: st.DrawFn) -> list[Entry]:
     return [e for key in "xyz" for e in draw(entries(key, draw(st.booleans())))]
 
 
-def test_both_ways_of_folding_give_the_same_net_changes(
-    databases: Databases, tmp_path: Path
-) -> None:
-    path = config_file(tmp_path, databases)
-    pyreplica(path, "install")
+@st.composite
+def updates(draw: st.DrawFn) -> list[Entry]:
+    """Updates alone, of several keys; mostly all of the same columns."""
+    same = draw(st.sets(st.sampled_from("abc"), min_size=1))
+    changes: list[Entry] = []
+    for _ in range(draw(st.integers(1, 8))):
+        columns = draw(st.just(same) if draw(st.integers(0, 9)) else st.just({"a", "c"}))
+        known = draw(st.sampled_from((columns, columns, set(), {"a"} & columns)))
+        values = st.none() | st.sampled_from(("1", "2"))
+        row = {name: draw(values) for name in sorted(columns)}
+        old = {name: draw(values) for name in sorted(known)}
+        no_old = not known and draw(st.booleans())
+        changes.append(
+            (
+                "U",
+                draw(st.sampled_from("xyz")),
+                json.dumps(row),
+                None if no_old else json.dumps(old),
+            )
+        )
+    return changes
+
+
+@pytest.fixture
+def stage(databases: Databases, tmp_path: Path) -> Iterator[Connection]:
+    """A session with the slave, which has staging tables."""
+    pyreplica(config_file(tmp_path, databases), "install")
     with connect(databases.slave) as session:
         session.execute(sql.SQL(_SQL["create_staging"]).format(**_TABLES))
+        yield session
 
-        @settings(
-            max_examples=150,
-            deadline=None,
-            suppress_health_check=[HealthCheck.function_scoped_fixture],
+
+_SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+_PIECE = {"tab": 7, "after": 0, "before": LAST_ID}
+
+
+def put(session: Connection, changes: list[Entry]) -> None:
+    """Stage changes."""
+    session.execute(sql.SQL("TRUNCATE {stage}, {net}").format(**_TABLES))
+    session.execute(
+        sql.SQL(_SQL["put_into_stage"]).format(**_TABLES),
+        {
+            "ids": list(range(1, len(changes) + 1)),
+            "tabs": [7] * len(changes),
+            "ops": [op for op, _, _, _ in changes],
+            "keys": [key for _, key, _, _ in changes],
+            "rows": [row for _, _, row, _ in changes],
+            "olds": [old for _, _, _, old in changes],
+        },
+    )
+
+
+def net_changes(session: Connection) -> list[Plain]:
+    """What was folded."""
+    query = "SELECT kind::text, key, row::text, old::text FROM {net} ORDER BY key"
+    return _plain(session.query(sql.SQL(query).format(**_TABLES)))
+
+
+def in_python(changes: list[Entry]) -> list[Plain]:
+    """The same of small batches."""
+    return _plain(sorted(fold(changes), key=lambda net: net.key))
+
+
+def test_both_ways_of_folding_give_the_same_net_changes(stage: Connection) -> None:
+    @_SETTINGS
+    @given(batches())
+    def same(changes: list[Entry]) -> None:
+        put(stage, changes)
+        stage.execute(sql.SQL(_SQL["fold"]).format(**_TABLES), _PIECE)
+        assert net_changes(stage) == in_python(changes)
+
+    same()
+
+
+def test_updates_of_the_same_columns_are_folded_alike(stage: Connection) -> None:
+    folded: list[bool] = []
+
+    @_SETTINGS
+    @given(updates())
+    def same(changes: list[Entry]) -> None:
+        put(stage, changes)
+        columns = [set(json.loads(row or "")) for _, _, row, _ in changes]
+        olds = [set(json.loads(old)) if old else set() for _, _, _, old in changes]
+        rows = stage.query(sql.SQL(_SQL["same_columns"]).format(**_TABLES), _PIECE)
+        folded.append(all(one == columns[0] for one in columns))
+        assert [(set(found), known) for found, known in rows] == (
+            [(columns[0], all(old >= columns[0] for old in olds))] if folded[-1] else []
         )
-        @given(batches())
-        def same(changes: list[Entry]) -> None:
-            session.execute(sql.SQL("TRUNCATE {stage}, {net}").format(**_TABLES))
-            session.execute(
-                sql.SQL(
-                    "INSERT INTO {stage} SELECT * FROM "
-                    'unnest(%(ids)s::bigint[], %(tabs)s::integer[], %(ops)s::"char"[], '
-                    "%(keys)s::text[], %(rows)s::jsonb[], %(olds)s::jsonb[])"
-                ).format(**_TABLES),
-                {
-                    "ids": list(range(1, len(changes) + 1)),
-                    "tabs": [7] * len(changes),
-                    "ops": [op for op, _, _, _ in changes],
-                    "keys": [key for _, key, _, _ in changes],
-                    "rows": [row for _, _, row, _ in changes],
-                    "olds": [old for _, _, _, old in changes],
-                },
-            )
-            values = {"tab": 7, "after": 0, "before": LAST_ID}
-            session.execute(sql.SQL(_SQL["fold"]).format(**_TABLES), values)
-            rows = session.query(
-                sql.SQL(
-                    "SELECT kind::text, key, row::text, old::text FROM {net} ORDER BY key"
-                ).format(**_TABLES)
-            )
-            in_python = sorted(fold(changes), key=lambda net: net.key)
-            assert _plain(rows) == _plain(in_python)
+        if rows:
+            stage.execute(sql.SQL(_SQL["fold_updates"]).format(**_TABLES), _PIECE)
+            assert net_changes(stage) == in_python(changes)
 
-        same()
+    same()
+    assert {*folded} == {True, False}
 
 
 def _plain(nets: object) -> list[Plain]:
@@ -79,7 +135,7 @@ def _plain(nets: object) -> list[Plain]:
             kind,
             key,
             json.loads(row) if row and kind not in "Dd" else None,
-            json.loads(old) if old else None,
+            (json.loads(old) if old else None) or None,
         )
         for kind, key, row, old in nets
     ]
