@@ -176,7 +176,7 @@ class Session:
         return len(fetched.changes), fetched.position
 
     def _large_batch(self) -> int:
-        """Move a batch through the staging table; gives the number of changes it was read for."""
+        """Move a batch that is too large for one answer; gives about its number of changes."""
         master = self.master
         with master.connection.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
             now = master.log.position()
@@ -194,10 +194,11 @@ class Session:
         first = self._sequences.look()
         if joining:
             self._join(batch, joining, first)
-        else:
-            inserts = self._inserts(until, inserted) if inserted else None
-            self._finish(batch, self._applier.apply_staged(batch, first, inserts))
-        return max(staged, 1)
+            return max(staged, 1)
+        inserts = self._inserts(until, inserted) if inserted else None
+        applied = self._applier.apply_staged(batch, first, inserts)
+        self._finish(batch, applied)
+        return max(staged, applied, 1)
 
     def _stage(
         self, until: Position, joining: Sequence[TableCopy] = (), without: Iterable[int] = ()
