@@ -18,7 +18,7 @@ import pytest
 
 from pyreplica.database import Connection
 from pyreplica.demo.cluster import Cluster
-from pyreplica.errors import DatabaseError
+from pyreplica.errors import DatabaseError, PyReplicaError
 from pyreplica.master import log
 from pyreplica.replication.setup import install
 from pyreplica.replication.wait import wait
@@ -421,9 +421,14 @@ def test_many_new_rows_are_the_same(
     exact: Exact, fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[int] = []
+    refused: list[str] = []
 
     def copy(self: inserts.Inserts, target: Connection) -> int:
-        copied.append(original(self, target))
+        try:
+            copied.append(original(self, target))
+        except PyReplicaError as error:
+            refused.append(f"{error.line} {error.details}")
+            raise
         return copied[-1]
 
     original = inserts.Inserts.copy
@@ -432,9 +437,12 @@ def test_many_new_rows_are_the_same(
     monkeypatch.setattr(log, "FETCH_ROWS", 1)
     tables = {"plain": "SELECT * FROM public.source"}
     for n, type_ in exact.keys.items():
+        # NaN is no more and no less than anything in a cube: whether its index lets another one in
+        # is a matter of the order in which they come
+        rows_ = 1 if type_ == "ext.cube" else len(exact.values[type_])
         tables[f"k{n}"] = (
-            f"SELECT id, 'new', c{n} FROM public.source "
-            f"WHERE id BETWEEN 0 AND {len(exact.values[type_]) - 1} ON CONFLICT DO NOTHING"
+            f"SELECT id, 'new', c{n} FROM public.source WHERE id BETWEEN 0 AND {rows_ - 1} "
+            "ON CONFLICT DO NOTHING"
         )
     with exact.writer() as write:
         for table in tables:
@@ -448,6 +456,7 @@ def test_many_new_rows_are_the_same(
         rows = sum(value(exact.databases.slave, f"SELECT count(*) FROM public.{t}") for t in tables)
         for n in exact.keys:
             write.execute(f"DELETE FROM public.k{n}")
+    assert refused == []
     assert sum(copied) == (rows if fewest == 1 else 0)
     assert rows > len(tables)
 

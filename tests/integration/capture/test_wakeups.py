@@ -125,8 +125,12 @@ def sleeper(log: Master) -> Sleeper:
 
 
 def sleeping(log: Master, bit: int) -> Sleeper:
+    name = f"slave {bit}"
+    log.add_slave(name)
     session = log.session()
-    session.run("LISTEN pyreplica")
+    session.run(
+        f"SELECT pg_advisory_lock(hashtext('pyreplica'), hashtext('{name}'))", "LISTEN pyreplica"
+    )
     return Sleeper(session, bit)
 
 
