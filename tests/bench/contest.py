@@ -14,6 +14,7 @@ from types import TracebackType
 from pyreplica.demo.cluster import Cluster
 from tests.bench.system import BASE, DATABASE, System, execute, session, value
 from tests.bench.workloads import NAMES, SEED, TABLES, Backlog
+from tests.support import eventually
 
 _LIMIT = 1800.0
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -108,11 +109,8 @@ class Contestant:
     def settle(self) -> None:
         """Wait until the slave has what the master has."""
         query = f"SELECT count(*) FROM done WHERE id = {self._mark()}"
-        deadline = time.monotonic() + _LIMIT
-        while value(self.system.slave_dsn, query) == 0:
-            if time.monotonic() > deadline:
-                raise Wrong(f"{self.system.title} does not settle")
-            time.sleep(0.02)
+        said = f"{self.system.title} has applied what was written"
+        eventually(lambda: value(self.system.slave_dsn, query) == 1, said, _LIMIT)
 
     def empty(self, tables: Sequence[str]) -> None:
         """Take rows away on both sides, whatever the system thinks of TRUNCATE."""

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.bench.contest import Contestant, Wrong
-from tests.bench.system import session
+from tests.bench.system import session, value
 from tests.bench.workloads import BENCH_ROW, pgbench
+from tests.support import eventually
 
 _LIMIT = 60.0
 _PLAIN = "CREATE TABLE IF NOT EXISTS plain (LIKE bench INCLUDING ALL)"
@@ -82,8 +83,12 @@ def _load(contestant: Contestant, rows: int) -> Iterator[None]:
         yield
         return
     script = "\\set a random(1, 20000)\nUPDATE acc SET bal = bal + 1 WHERE aid = :a;"
+    written = "SELECT sum(bal) FROM acc"
+    dsn = contestant.system.master_dsn
+    steady = value(dsn, written) + rows
     with pgbench(contestant.master, script, "-c", "4", "-R", str(rows), "-T", "600"):
-        time.sleep(2)  # until it is steady
+        # the first second has the connections begin
+        eventually(lambda: value(dsn, written) >= steady, "the load does not begin")
         yield
 
 
