@@ -95,6 +95,8 @@ class ReplicationConfig:
         master: the master's libpq connection string; it may hold a password.
         slave: the slave's libpq connection string; it may hold a password.
         tables: patterns of the tables to replicate, None for every captured table.
+        capture: the language of the capture triggers, "plpython3u" or "plpgsql"; None for what the
+            master has. ``pyreplica install`` sees to it.
         commit: how a batch is committed.
         ddl: whether DDL on replicated schemas is run on the slave, too. What
             ``pyreplica execute`` runs always is.
@@ -120,6 +122,12 @@ class ReplicationConfig:
     master: str = field(metadata=_checked(_connection_string))
     slave: str = field(metadata=_checked(_connection_string))
     tables: tuple[str, ...] | None = field(default=None, metadata=_checked(_patterns))
+    capture: str | None = field(
+        default=None,
+        metadata=_checked(
+            one_of({"as-installed": None, "plpython3u": "plpython3u", "plpgsql": "plpgsql"})
+        ),
+    )
     commit: CommitMode = field(
         default=CommitMode.TWO_PHASE,
         metadata=_checked(one_of({mode.value: mode for mode in CommitMode})),

@@ -106,12 +106,16 @@ ON CONFLICT (side) DO UPDATE
 
 CREATE EXTENSION IF NOT EXISTS plpython3u;
 
+-- Their successors have one argument more, and calls would not tell them apart.
+DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of(jsonb, boolean, text);
+
 \ir master/tables.sql
 \ir master/capture.sql
 \ir master/catalog.sql
 \ir master/statements.sql
 \ir master/merge.sql
 \ir master/setup.sql
+\ir master/plpgsql.sql
 \ir master/unseen.sql
 \ir master/follow.sql
 \ir master/ddl.sql
@@ -145,12 +149,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pyreplica FROM PUBLIC;
 -- Values are printed under settings of our own.
 DO $$
 DECLARE
-    name text;
+    f text;
 BEGIN
-    FOREACH name IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate}'::text[] LOOP
-        EXECUTE format('ALTER FUNCTION pyreplica.%I SET DateStyle = ''ISO, YMD'' SET IntervalStyle = postgres '
-            'SET TimeZone = ''UTC'' SET extra_float_digits = 1 SET bytea_output = hex SET lc_monetary = ''C'' '
-            'SET xmlbinary = base64 SET quote_all_identifiers = off', name);
+    FOREACH f IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate}'::text[] LOOP
+        EXECUTE format('ALTER FUNCTION pyreplica.%I %s', f,
+            (SELECT string_agg(format('SET %I = %L', s.name, s.value), ' ') FROM pyreplica.print_settings() s));
     END LOOP;
 END
 $$;
@@ -170,6 +173,8 @@ BEGIN
     -- an older release has made other ones
     UPDATE pyreplica.replica_table t SET statements = pyreplica.capture_statements(t.id, t.shape)
     WHERE t.active AND t.key_columns <> '{}' AND t.statements <> pyreplica.capture_statements(t.id, t.shape);
+    PERFORM pyreplica.make_captures(f.generation)
+    FROM (SELECT DISTINCT k.generation FROM pyreplica.capture_function k WHERE k.used) f;
 END
 $$;
 -- They fire in the order of their names.

@@ -29,12 +29,17 @@ BEGIN
     END IF;
     EXECUTE 'SELECT made_plpython3u FROM pyreplica.replica_version WHERE side = ''master''' INTO drop_plpython3u;
     -- with the functions go the triggers on the tables
-    DROP FUNCTION IF EXISTS pyreplica.capture(), pyreplica.capture_text() CASCADE;
+    FOR f IN
+        SELECT p.oid::regprocedure AS name FROM pg_proc p
+        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^capture($|_text$|_\d+_)'
+    LOOP
+        EXECUTE format('DROP FUNCTION %s CASCADE', f.name);
+    END LOOP;
     IF is_slave THEN
         DELETE FROM pyreplica.replica_version WHERE side = 'master';
-        DROP VIEW pyreplica.changes;
+        DROP VIEW pyreplica.changes, pyreplica.capture_trigger, pyreplica.capture_function;
         DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_partition,
-            pyreplica.replica_slave, pyreplica.replica_tick, pyreplica.replica_segment;
+            pyreplica.replica_slave, pyreplica.replica_tick, pyreplica.replica_segment, pyreplica.replica_capture;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

@@ -219,6 +219,9 @@ SELECT pyreplica.rotate_log(%(bytes)s)
 -- name: candidates
 SELECT schema_name, table_name, added, reason FROM pyreplica.candidates()
 
+-- name: set_capture
+SELECT pyreplica.set_capture(%(language)s, renew := false)
+
 -- name: add_table
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
 

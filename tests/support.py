@@ -37,9 +37,13 @@ LIMIT = 60.0
 """Seconds that any command of a test may take."""
 
 
+DEFAULTS: dict[str, Any] = {}
+"""Settings of all replications that do not say otherwise."""
+
+
 def config_text(databases: Databases, name: str = "shop", **options: Any) -> str:
     """A configuration with one replication between the two databases."""
-    settings = {"master": databases.master, "slave": databases.slave, **options}
+    settings = {"master": databases.master, "slave": databases.slave, **DEFAULTS, **options}
     return yaml.safe_dump({"replications": {name: settings}})
 
 

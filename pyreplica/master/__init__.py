@@ -345,6 +345,11 @@ class Master(Side):
         """Whether the server has the language plpython3u to be installed."""
         return bool(self.connection.one(_SQL["plpython_available"])[0])
 
+    def set_capture(self, language: str) -> str:
+        """Choose the language of the capture triggers; add_table() then changes a table's."""
+        (line,) = self.connection.one(_SQL["set_capture"], {"language": language})
+        return str(line)
+
     def add_table(self, table: Candidate) -> str:
         """Capture a table; gives the line that says what was done or why not."""
         (line,) = self.connection.one(

@@ -53,8 +53,11 @@ def install(config: ReplicationConfig) -> list[Line]:
     _run_script(config.slave, slave.connection.where, "slave-install.sql", config)
     lines.append(Line("slave: installed"))
     with closing(Master(config)) as master:
+        if config.capture is not None:
+            lines.append(Line(f"master: {master.set_capture(config.capture)}"))
         for table in master.candidates():
-            if config.includes(table.schema, table.name):
+            # what other replications have had captured changes its language as well
+            if config.includes(table.schema, table.name) or (config.capture and table.added):
                 done = master.add_table(table)
                 lines.append(Line(done, refused=": not added:" in done))
     return lines

@@ -71,6 +71,7 @@ BEGIN
     END LOOP;
     PERFORM pyreplica.log_alteration(r.id) FROM pyreplica.replica_table r
     WHERE r.active AND r.id > newest AND r.key_columns <> '{}';
+    PERFORM pyreplica.drop_unused_captures();
     RETURN brought;
 END
 $$;

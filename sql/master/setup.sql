@@ -36,9 +36,11 @@ BEGIN
         reason := format('it has no primary key; ALTER TABLE %I.%I ADD PRIMARY KEY (...)', c.nspname, c.relname);
     ELSIF getdatabaseencoding() NOT IN ('UTF8', 'SQL_ASCII') AND (pyreplica.shape_of(rel)::text ~ '[^ -~]'
         OR EXISTS (SELECT FROM pyreplica.descendants(rel) d WHERE d::regclass::text ~ '[^ -~]'))
+        AND (SELECT k.language FROM pyreplica.replica_capture k) = 'plpython3u'
     THEN
         reason := format('there are names with other letters than ASCII''s in its definition, and PL/Python cannot '
-            'prepare statements with such in a database with the encoding %s', getdatabaseencoding());
+            'prepare statements with such in a database with the encoding %s; '
+            'SELECT pyreplica.set_capture(''plpgsql'')', getdatabaseencoding());
     ELSIF (SELECT count(*) FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped) > 800 THEN
         reason := 'it has more than 800 columns; a query that compares two of its rows would be too wide';
     ELSE
@@ -71,14 +73,14 @@ END
 $$;
 
 -- A table's capture triggers, whatever table they are on. PostgreSQL itself makes those of partitions that go with a row
--- trigger of their root.
+-- trigger of their root. `language`: of those that capture; the others go with either.
 CREATE OR REPLACE VIEW pyreplica.capture_trigger AS
 SELECT g.tgrelid AS relid, g.tgname AS name, g.tgenabled IN ('O', 'A') AS enabled,
-    split_part(encode(g.tgargs, 'escape'), '\000', 1)::integer AS generation
-FROM pg_trigger g
-WHERE g.tgfoid IN ('pyreplica.capture()'::regprocedure, 'pyreplica.capture_text()'::regprocedure,
-        'pyreplica.before_merge()'::regprocedure, 'pyreplica.after_merge()'::regprocedure,
-        'pyreplica.before_move()'::regprocedure, 'pyreplica.after_move()'::regprocedure)
+    -- may be worked out for other triggers as well
+    substring(encode(g.tgargs, 'escape') FROM '^(\d{1,9})\\000')::integer AS generation,
+    CASE WHEN p.proname ~ '^capture' THEN l.lanname::text END AS language
+FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
+WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^(capture($|_)|(before|after)_(merge|move)$)'
     AND g.tgparentid = 0;
 
 CREATE OR REPLACE FUNCTION pyreplica.drop_triggers(rel oid) RETURNS void
@@ -105,24 +107,33 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     table_ constant text := (SELECT format('%I.%I', n.nspname, c.relname)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel);
-    alike constant boolean := (SELECT bool_and((c ->> 'alike')::boolean)
+    language constant text := (SELECT c.language FROM pyreplica.replica_capture c);
+    -- capture() or capture_text()
+    shared constant text := (SELECT CASE WHEN bool_and((c ->> 'alike')::boolean) THEN 'capture' ELSE 'capture_text' END
         FROM pyreplica.replica_table t, jsonb_array_elements(t.shape -> 'columns') c WHERE t.id = generation);
-    call constant text := format('FOR EACH STATEMENT EXECUTE FUNCTION pyreplica.%I (%L, ',
-        CASE WHEN alike THEN 'capture' ELSE 'capture_text' END, generation);
+    g record;
 BEGIN
     PERFORM pyreplica.drop_triggers(rel);
-    EXECUTE format('CREATE TRIGGER pyreplica_insert AFTER INSERT ON %s '
-        'REFERENCING NEW TABLE AS new_rows %s %L)', table_, call, role_);
-    EXECUTE format('CREATE TRIGGER pyreplica_update AFTER UPDATE ON %s '
-        'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows %s %L)', table_, call, role_);
-    EXECUTE format('CREATE TRIGGER pyreplica_delete AFTER DELETE ON %s '
-        'REFERENCING OLD TABLE AS old_rows %s %L)', table_, call, role_);
-    IF role_ IN ('root', 'partition') THEN
-        EXECUTE format('CREATE TRIGGER pyreplica_before_truncate BEFORE TRUNCATE ON %s %s %L)', table_, call, role_);
+    IF language = 'plpgsql'
+        AND NOT EXISTS (SELECT FROM pyreplica.capture_function f WHERE f.generation = set_triggers.generation)
+    THEN
+        PERFORM pyreplica.make_captures(generation);
     END IF;
-    IF role_ IN ('root', 'table') THEN
-        EXECUTE format('CREATE TRIGGER pyreplica_truncate AFTER TRUNCATE ON %s %s %L)', table_, call, 'table');
-    END IF;
+    FOR g IN
+        SELECT * FROM (VALUES
+            ('pyreplica_insert', 'AFTER INSERT', 'INSERT', 'REFERENCING NEW TABLE AS new_rows', role_),
+            ('pyreplica_update', 'AFTER UPDATE', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', role_),
+            ('pyreplica_delete', 'AFTER DELETE', 'DELETE', 'REFERENCING OLD TABLE AS old_rows', role_),
+            ('pyreplica_before_truncate', 'BEFORE TRUNCATE', 'BEFORE TRUNCATE ' || role_, '', role_),
+            ('pyreplica_truncate', 'AFTER TRUNCATE', 'AFTER TRUNCATE table', '', 'table')
+        ) v(name, fires, event, tables, said)
+        WHERE v.event <> 'BEFORE TRUNCATE table' AND (v.fires <> 'AFTER TRUNCATE' OR role_ <> 'partition')
+    LOOP
+        EXECUTE format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pyreplica.%I (%L, %L)',
+            g.name, g.fires, table_, g.tables,
+            CASE WHEN language = 'plpgsql' THEN pyreplica.capture_name(generation, g.event) ELSE shared END,
+            generation, g.said);
+    END LOOP;
     IF pyreplica.merges(rel) THEN
         EXECUTE format('CREATE TRIGGER pyreplica_before_merge BEFORE UPDATE ON %s '
             'FOR EACH STATEMENT EXECUTE FUNCTION pyreplica.before_merge(%L)', table_, generation);
@@ -159,10 +170,12 @@ $$;
 -- What of a captured table has not all its triggers.
 CREATE OR REPLACE FUNCTION pyreplica.unset_parts(generation integer) RETURNS TABLE (relid oid, role_ text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.relid, p.role_ FROM pyreplica.replica_table t, pyreplica.parts_of(t.relid) p
+    SELECT p.relid, p.role_
+    FROM pyreplica.replica_capture c, pyreplica.replica_table t, pyreplica.parts_of(t.relid) p
     WHERE t.id = unset_parts.generation
         AND (SELECT count(*) FROM pyreplica.capture_trigger g
-            WHERE g.relid = p.relid AND g.enabled AND g.generation = t.id)
+            WHERE g.relid = p.relid AND g.enabled AND g.generation = t.id
+                AND (g.language = c.language) IS NOT FALSE)
         <> CASE p.role_ WHEN 'root' THEN 5 ELSE 4 END
             + CASE WHEN NOT pyreplica.merges(p.relid) THEN 0 WHEN p.role_ = 'root' THEN 4 ELSE 2 END
 $$;

@@ -14,12 +14,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ORDER BY (c ->> 'key')::integer, n
 $$;
 
--- A jsonb object of the key's or the other columns' values as text, out of the row with the alias `source`.
-CREATE OR REPLACE FUNCTION pyreplica.object_of(shape jsonb, of_key boolean, source text) RETURNS text
+-- A jsonb object of the key's or the other columns' values as text, out of the row with the alias `source`; or, where
+-- that is not there, out of the row `otherwise`.
+CREATE OR REPLACE FUNCTION pyreplica.object_of(
+    shape jsonb, of_key boolean, source text, otherwise text DEFAULT NULL
+) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN count(*) = 0 THEN quote_literal('{}') || '::jsonb' ELSE
         format('jsonb_object(%L::text[], ARRAY[%s])', array_agg(name),
-            string_agg(format(printed, source || '.' || alias), ', ')) END
+            string_agg(format(printed, CASE WHEN otherwise IS NULL THEN source || '.' || alias
+                ELSE format('CASE WHEN %1$s.here THEN %1$s.%3$s ELSE %2$s.%3$s END', source, otherwise, alias) END),
+                ', ')) END
     FROM pyreplica.columns_of(shape, of_key)
 $$;
 
@@ -64,12 +69,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         pyreplica.rows_of(shape, relation, true), pyreplica.key_groups(shape, 't'))
 $$;
 
--- Of an updated row: columns "changed_v1 ..." that say which values differ to the byte, ...
+-- Of an updated row: columns "changed_v1 ..." that say which values differ to the byte (all, if it was not there), ...
 CREATE OR REPLACE FUNCTION pyreplica.change_flags(shape jsonb, old text, new text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(string_agg(', ' || format(
-        CASE WHEN same THEN '(%1$s.%2$s IS DISTINCT FROM %3$s.%2$s) AS changed_%2$s'
-            ELSE 'record_image_ne(ROW(%1$s.%2$s), ROW(%3$s.%2$s)) AS changed_%2$s' END, old, alias, new), ''), '')
+        CASE WHEN same THEN '(%1$s.here IS NULL OR %1$s.%2$s IS DISTINCT FROM %3$s.%2$s) AS changed_%2$s'
+            ELSE '(%1$s.here IS NULL OR record_image_ne(ROW(%1$s.%2$s), ROW(%3$s.%2$s))) AS changed_%2$s' END,
+        old, alias, new), ''), '')
     FROM pyreplica.columns_of(shape, false)
 $$;
 
@@ -141,97 +147,95 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
 $$;
 
--- The statement that logs the rows of a query (tab, op, key, row). The segment is read once, at the first row; and the
--- doorbell is rung if somebody sleeps. It is read only after the transaction has its id: a daemon that falls asleep
--- waits for those who had one. The column's default would come too late, and not everybody has written before: not
--- TRUNCATE, some DDL, restate().
+-- The statement that logs the rows of a query (tab, op, key, row). The doorbell is read once, at the first row: it says
+-- which segment is written, and is rung if somebody sleeps. It is read only after the transaction has its id: a daemon
+-- that falls asleep waits for those who had one. The column's default would come too late, and not everybody has
+-- written before: not TRUNCATE, some DDL, restate(). Between two readings a daemon may set its bit: it waits for us then.
 --
 -- A text in jsonb may grow sevenfold until COPY has printed it: a control character becomes \\u0001. What could not be
 -- read from the log any more is refused here, while the writer can still be told.
 CREATE OR REPLACE FUNCTION pyreplica.logging(
-    rows_ text, at_ text DEFAULT 'statement_timestamp()', columns_ text DEFAULT 'tab, op, key, row'
+    rows_ text, at_ text DEFAULT 'statement_timestamp()', columns_ text DEFAULT 'tab, op, key, row',
+    segment_ smallint DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('INSERT INTO pyreplica.replica_log (at, segment, %1$s) SELECT %2$s, '
-        '(CASE WHEN pg_current_xact_id() IS NOT NULL THEN (SELECT CASE WHEN d.last_value < 2 THEN d.last_value '
-        'ELSE pyreplica.ring(d.last_value) END FROM pyreplica.doorbell d) END)::smallint, '
-        'l.* FROM (%3$s OFFSET 0) l(%1$s) '
+    SELECT format('INSERT INTO pyreplica.replica_log%s (at, segment, %s) SELECT %s, %s, l.* FROM (%s OFFSET 0) l(%2$s) '
         'WHERE pg_column_size(l.row) > 150000000 IS NOT TRUE OR pyreplica.is_printable(l.row)',
-        columns_, at_, rows_)
+        '_' || segment_, columns_, at_,
+        coalesce(segment_ || '::smallint',
+            format('(SELECT CASE WHEN pg_current_xact_id() IS NULL THEN NULL WHEN %1$s > 1 THEN pyreplica.ring(%1$s) '
+                'ELSE coalesce(%1$s & 1, 0) END)::smallint', 'pg_sequence_last_value(''pyreplica.doorbell''::regclass)')),
+        rows_)
 $$;
 
--- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
--- when the first logs nothing.
-CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
+-- What the capture of a generation logs, for each event: event -> what there is of
+--   plain    the rows, as a query
+--   first    the rows that the transition tables tell, which can be trusted only by the first capture of a table inside a
+--            client statement: a statement trigger fires after all the row triggers, cascades and functions of its
+--            statement, and what these did to the same table was logged before it
+--   unless   a condition under which they cannot be trusted even so
+--   again    the rows as they stand now
+--   before   what comes before the statement that logs `again`
+--   columns  of the log, if they are not the usual ones
+CREATE OR REPLACE FUNCTION pyreplica.capture_parts(generation integer, shape jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- A statement trigger fires after all the row triggers, cascades and functions of its statement; what these
-    -- did to the same table was logged before it. So the transition tables can be trusted only by the first
-    -- capture of a table inside a client statement. The mark that says so falls back with a savepoint as the
-    -- log rows do.
-    mark constant text := format('pyreplica.t%s', shape ->> 'family');
-    first_capture constant text := format(
-        '(SELECT CASE WHEN current_setting(%1$L, true) IS DISTINCT FROM s.now '
-        'THEN set_config(%1$L, s.now, false) IS NOT NULL ELSE false END '
-        'FROM (SELECT interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text AS now OFFSET 0) s)', mark);
-    set_mark constant text := format('(SELECT set_config(%L, '
-        'interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text, false) IS NOT NULL)', mark);
     table_ constant text := format('%I.%I', shape ->> 'schema', shape ->> 'table');
     standing constant text := CASE WHEN (shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END || table_;
     old_ constant text := pyreplica.rows_of(shape, 'old_rows');
     new_ constant text := pyreplica.rows_of(shape, 'new_rows');
+    only_old constant text := 'WITH touched AS (TABLE old_rows) ';
     old_and_new constant text := 'WITH touched AS (TABLE old_rows UNION ALL TABLE new_rows) ';
-    -- Foreign keys may update a row that the statement has updated before, or they themselves: the transition
-    -- tables then hold several images of it, and nothing tells which is the last.
-    first_update constant text := CASE WHEN (shape ->> 'cascaded')::boolean THEN
-        format('(SELECT CASE WHEN %s THEN NOT EXISTS (%s) AND NOT EXISTS (%s) ELSE false END)', first_capture,
-            pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows'))
-        ELSE first_capture END;
     truncated constant text := format('SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb', generation);
     restated text;
-    statements jsonb;
+    parts jsonb;
 BEGIN
-    statements := jsonb_build_object(
-        'INSERT', jsonb_build_array(
-            pyreplica.logging(format('SELECT %s, ''I''::"char", %s, %s FROM %s n WHERE %s', generation,
-                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_, first_capture)),
-            pyreplica.logging(pyreplica.restating(generation, shape, standing, 'new_rows', false))),
-        'DELETE', jsonb_build_array(
-            pyreplica.logging(format('SELECT %s, ''D''::"char", %s, NULL::jsonb FROM %s o WHERE %s', generation,
-                pyreplica.object_of(shape, true, 'o'), old_, first_capture)),
-            pyreplica.logging(pyreplica.restating(generation, shape, standing, 'old_rows', false))),
+    parts := jsonb_build_object(
+        'INSERT', jsonb_build_object(
+            'first', format('SELECT %s, ''I''::"char", %s, %s FROM %s n', generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_),
+            'again', pyreplica.restating(generation, shape, standing, 'new_rows', false)),
+        'DELETE', jsonb_build_object(
+            'first', format('SELECT %s, ''D''::"char", %s, NULL::jsonb FROM %s o', generation,
+                pyreplica.object_of(shape, true, 'o'), old_),
+            'again', pyreplica.restating(generation, shape, standing, 'old_rows', false)),
         -- Old and new rows come unpaired. Joined by key, a key only in old is a delete, one only in new an
         -- insert: that is how changes of the key are logged. Rows that did not change are not logged.
-        'UPDATE', jsonb_build_array(
-            pyreplica.logging(format(
-                'SELECT %s, c.op, c.key, CASE c.op WHEN ''U'' THEN %s WHEN ''I'' THEN %s END, '
-                'CASE c.op WHEN ''U'' THEN %s END '
+        'UPDATE', jsonb_build_object(
+            'first', format(
+                'SELECT %s, c.op, c.key, CASE WHEN c.op <> ''D'' THEN %s END, CASE WHEN c.op = ''U'' THEN %s END '
                 'FROM (SELECT CASE WHEN o.here IS NULL THEN ''I'' WHEN n.here IS NULL THEN ''D'' '
-                'ELSE ''U'' END::"char" AS op, CASE WHEN n.here THEN %s ELSE %s END AS key%s%s '
-                'FROM %s o FULL JOIN %s n ON %s OFFSET 0) c WHERE %s AND (c.op <> ''U'' OR %s)',
-                generation, pyreplica.changed_object(shape), pyreplica.object_of(shape, false, 'c'),
-                pyreplica.old_object(shape), pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, true, 'o'),
+                'ELSE ''U'' END::"char" AS op, %s AS key%s%s '
+                'FROM %s o FULL JOIN %s n ON %s OFFSET 0) c WHERE c.op <> ''U'' OR %s',
+                generation, pyreplica.changed_object(shape), pyreplica.old_object(shape),
+                pyreplica.object_of(shape, true, 'n', otherwise => 'o'),
                 (SELECT string_agg(', n.' || alias, '')
                         || CASE WHEN count(*) > 500 THEN '' ELSE string_agg(format(', o.%1$s AS old_%1$s', alias), '') END
                     FROM pyreplica.columns_of(shape, false)),
                 pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
-                first_update, pyreplica.changed(shape)), columns_ => 'tab, op, key, row, old'),
-            old_and_new || pyreplica.logging(pyreplica.restating(generation, shape, standing, 'touched', true))),
+                pyreplica.changed(shape)),
+            -- Foreign keys may update a row that the statement has updated before, or they themselves: the transition
+            -- tables then hold several images of it, and nothing tells which is the last.
+            'unless', CASE WHEN (shape ->> 'cascaded')::boolean THEN format('EXISTS (%s) OR EXISTS (%s)',
+                pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows')) END,
+            'again', pyreplica.restating(generation, shape, standing, 'touched', true),
+            'before', old_and_new,
+            'columns', 'tab, op, key, row, old'),
         -- Rows that stand after a TRUNCATE were put there by its other triggers.
-        'AFTER TRUNCATE table', jsonb_build_array(
-            pyreplica.logging(truncated || format(' UNION ALL SELECT %s, ''i'', %s, %s FROM %s n', generation,
+        'AFTER TRUNCATE table', jsonb_build_object(
+            'plain', truncated || format(' UNION ALL SELECT %s, ''i'', %s, %s FROM %s n', generation,
                 pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'),
-                pyreplica.rows_of(shape, standing)))),
+                pyreplica.rows_of(shape, standing))),
         -- TRUNCATE of a partition alone takes its rows out of the root, the slave may be partitioned otherwise.
         -- TRUNCATE of the root comes here for each partition as well: nothing more to say then.
-        'BEFORE TRUNCATE root', jsonb_build_array(pyreplica.logging(truncated)),
-        'BEFORE TRUNCATE partition', jsonb_build_array(
-            pyreplica.logging(format('SELECT %s, ''d''::"char", %s, NULL::jsonb FROM %s n WHERE NOT coalesce('
+        'BEFORE TRUNCATE root', jsonb_build_object('plain', truncated),
+        'BEFORE TRUNCATE partition', jsonb_build_object(
+            'plain', format('SELECT %s, ''d''::"char", %s, NULL::jsonb FROM %s n WHERE NOT coalesce('
                 '(SELECT l.op = ''T'' AND l.tab = %1$s FROM pyreplica.replica_log l '
                 'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
                 generation, pyreplica.object_of(shape, true, 'n'),
                 -- the trigger function says which one that is
-                pyreplica.rows_of(shape, 'this_partition')))));
+                pyreplica.rows_of(shape, 'this_partition'))));
 
     -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
     -- table alone is asked.
@@ -239,17 +243,51 @@ BEGIN
         SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false), ' UNION ALL ')
         INTO restated
         FROM (
-            SELECT generation, capture_statements.shape, standing
+            SELECT generation, capture_parts.shape, standing
             UNION ALL
             SELECT t.id, t.shape, format('ONLY %I.%I', t.shape ->> 'schema', t.shape ->> 'table')
             FROM pyreplica.replica_table t
-            WHERE capture_statements.shape -> 'children' @> to_jsonb(t.id)
+            WHERE capture_parts.shape -> 'children' @> to_jsonb(t.id)
         ) m(id, shape, standing);
-        restated := pyreplica.logging(format('SELECT * FROM (%s) u WHERE %s', restated, set_mark));
-        statements := statements || jsonb_build_object(
-            'DELETE', jsonb_build_array('WITH touched AS (TABLE old_rows) ' || restated),
-            'UPDATE', jsonb_build_array(old_and_new || restated));
+        parts := parts || jsonb_build_object(
+            'DELETE', jsonb_build_object('again', restated, 'before', only_old),
+            'UPDATE', jsonb_build_object('again', restated, 'before', old_and_new));
     END IF;
-    RETURN statements;
+    RETURN parts;
 END
+$$;
+
+-- The mark that tells the first capture of a table inside a client statement: a setting of the session, with this value.
+-- It falls back with a savepoint as the log's rows do. Tables of one family share it; partitions have their root's.
+CREATE OR REPLACE FUNCTION pyreplica.mark_of(shape jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT quote_literal(format('pyreplica.t%s', shape ->> 'family'))
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.client_statement() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text'
+$$;
+
+-- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
+-- when the first logs nothing.
+CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_object_agg(event, CASE
+        WHEN part ? 'plain' THEN jsonb_build_array(pyreplica.logging(part ->> 'plain'))
+        WHEN part ? 'first' THEN jsonb_build_array(
+            pyreplica.logging(format('SELECT * FROM (%s) f WHERE %s', part ->> 'first',
+                CASE WHEN part ? 'unless' THEN format('(SELECT CASE WHEN %s THEN NOT (%s) ELSE false END)',
+                    first_capture, part ->> 'unless') ELSE first_capture END), columns_ => coalesce(part ->> 'columns', 'tab, op, key, row')),
+            coalesce(part ->> 'before', '') || pyreplica.logging(part ->> 'again'))
+        ELSE jsonb_build_array(coalesce(part ->> 'before', '')
+            || pyreplica.logging(format('SELECT * FROM (%s) u WHERE %s', part ->> 'again', set_mark))) END)
+    FROM (
+        SELECT event, jsonb_strip_nulls(part),
+            format('(SELECT CASE WHEN current_setting(%1$s, true) IS DISTINCT FROM %2$s '
+                'THEN set_config(%1$s, %2$s, false) IS NOT NULL ELSE false END)', mark, now_),
+            format('(SELECT set_config(%s, %s, false) IS NOT NULL)', mark, now_)
+        FROM jsonb_each(pyreplica.capture_parts(generation, shape)) e(event, part),
+            pyreplica.mark_of(shape) mark, pyreplica.client_statement() now_
+    ) p(event, part, first_capture, set_mark)
 $$;

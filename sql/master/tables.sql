@@ -128,6 +128,13 @@ BEGIN
 END
 $$;
 
+-- The one language in which tables are captured: set_capture().
+CREATE TABLE IF NOT EXISTS pyreplica.replica_capture (
+    language text NOT NULL CHECK (language IN ('plpython3u', 'plpgsql')),
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only)
+);
+INSERT INTO pyreplica.replica_capture (language) VALUES ('plpython3u') ON CONFLICT DO NOTHING;
+
 -- The partitions of the captured tables: when one is attached, detached or dropped, its rows come and go unnoticed by
 -- any trigger.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, sql
+from pyreplica.master.log import Log
+from pyreplica.model import Snapshot
 from pyreplica.slave import staging
 from pyreplica.slave.fold import fold
-from pyreplica.slave.stage import LAST_ID
+from pyreplica.slave.stage import LAST_ID, Stage
 from tests.conftest import Databases
 from tests.histories import Entry, entries
 from tests.support import config_file, connect, pyreplica
@@ -84,6 +86,14 @@ def put(session: Connection, changes: list[Entry]) -> None:
     )
 
 
+_LOGGED = """
+INSERT INTO pyreplica.replica_log (segment, tab, op, key, row, old)
+SELECT 0, 7, 'U', jsonb_build_object('id', key), row, old
+FROM unnest(%s::text[], %s::jsonb[], %s::jsonb[]) WITH ORDINALITY c(key, row, old, n) ORDER BY n
+"""
+_NETS = "SELECT kind::text, k1, row::text, old::text FROM {net} ORDER BY k1"
+
+
 def net_changes(session: Connection) -> list[Plain]:
     """What was folded."""
     query = "SELECT kind::text, key, row::text, old::text FROM {net} ORDER BY key"
@@ -125,6 +135,42 @@ def test_updates_of_the_same_columns_are_folded_alike(stage: Connection) -> None
             assert net_changes(stage) == in_python(changes)
 
     same()
+    assert {*folded} == {True, False}
+
+
+def test_the_master_folds_updates_of_the_same_columns_alike(
+    databases: Databases, stage: Connection
+) -> None:
+    folded: list[bool] = []
+    net = Stage(stage, 1, lambda generation: None, compares=True)
+    with connect(databases.master) as master:
+        log = Log(master)
+
+        @_SETTINGS
+        @given(updates())
+        def same(changes: list[Entry]) -> None:
+            after = Snapshot.parse(master.one("SELECT pg_current_snapshot()::text")[0])
+            master.execute(_LOGGED, [list(values) for values in zip(*changes, strict=True)][1:])
+            until = Snapshot.parse(master.one("SELECT pg_current_snapshot()::text")[0])
+            columns = log.columns_set(after, until, 7)
+            sets = [set(json.loads(row or "")) for _, _, row, _ in changes]
+            assert set(columns) in sets
+            query = log.updated(after, until, 7, [sql.SQL("(c.key ->> 'id')")], columns)
+            net.clear()
+            count = net.fill_net(master, query, 1, "U")
+            assert count == len({key for _, key, _, _ in changes})
+            known = net.net_updates(7, columns)
+            found = stage.query(sql.SQL(_NETS).format(**_TABLES))
+            folded.append(all(one == set(columns) for one in sets))
+            if not folded[-1]:
+                assert (known, found) == (None, [])
+                return
+            expected = in_python(changes)
+            assert _plain(found) == expected
+            olds = [old if isinstance(old, dict) else {} for _, _, _, old in expected]
+            assert known == all(old.keys() == set(columns) for old in olds)
+
+        same()
     assert {*folded} == {True, False}
 
 

@@ -27,6 +27,7 @@ BEGIN
         EXECUTE format('DROP OWNED BY %I; DROP ROLE %1$I', name);
     END LOOP;
     DELETE FROM pyreplica.replica_table;
+    PERFORM pyreplica.drop_unused_captures();
     PERFORM setval('pyreplica.doorbell', 0);
     UPDATE pyreplica.replica_segment
         SET since_id = (SELECT last_value FROM pyreplica.replica_log_id);
@@ -50,9 +51,16 @@ def emptied_master(master_cluster: Cluster) -> Iterator[Master]:
     master_cluster.drop_database(name)
 
 
+@pytest.fixture(params=["plpython3u", "plpgsql"])
+def language(request: pytest.FixtureRequest) -> str:
+    """What tables are captured in: each test is run in both."""
+    return str(request.param)
+
+
 @pytest.fixture
-def master(emptied_master: Master, master_cluster: Cluster) -> Iterator[Master]:
+def master(emptied_master: Master, master_cluster: Cluster, language: str) -> Iterator[Master]:
     """A master without tables, with an empty log, and with sessions as new."""
-    emptied_master.reader.run("SET client_min_messages = warning", _EMPTY)
+    chosen = f"SELECT pyreplica.set_capture('{language}')"
+    emptied_master.reader.run("SET client_min_messages = warning", _EMPTY, chosen)
     yield emptied_master
     emptied_master.reset()

@@ -434,6 +434,17 @@ def test_rolled_back_ddl_leaves_capture_as_it_was(table: Master) -> None:
 # Sessions side by side
 
 
+@pytest.mark.parametrize("language", ["plpgsql"], indirect=True)
+def test_a_repeatable_read_writer_older_than_the_ddl_logs_what_stands_now(table: Master) -> None:
+    """The function has its statements in it, it need not look them up."""
+    old = table.session()
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1")
+    table.run("ALTER TABLE t ADD x int")
+    logged = table.logged("UPDATE t SET v = 'b'", "INSERT INTO t VALUES (7)", "COMMIT", session=old)
+    assert logged == ["t U 1 v=b", "t I 7 v=NULL w=NULL x=NULL"]
+
+
+@pytest.mark.parametrize("language", ["plpython3u"], indirect=True)
 def test_a_repeatable_read_writer_older_than_the_ddl_is_told_to_try_again(table: Master) -> None:
     old = table.session()
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1")

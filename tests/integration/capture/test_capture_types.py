@@ -69,6 +69,34 @@ def test_values_of_every_type_are_logged_as_their_types_print_them(
     master.assert_exact()
 
 
+def test_the_settings_that_matter_for_a_type_are_known(master: Master, hostile: Session) -> None:
+    """A function in PL/pgSQL pins no others: each costs its writers something."""
+    values = dict(VALUES)
+    if master.writer.connection.server_version >= 140000:
+        values |= MULTIRANGES
+    settings = dict(master.run("SELECT name, value FROM pyreplica.print_settings()"))
+    pinned = master.session(**settings, search_path="pg_catalog, pg_temp")
+    hostile.run("SET search_path = pg_catalog, pg_temp")
+    query = "SELECT array_agg(pg_catalog.format('%s', v) ORDER BY n) FROM public.source"
+    for type_, of_type in values.items():
+        rows = ", ".join(f"($v${given(value)}$v$)" for value in of_type)
+        master.run(f"CREATE TABLE source (n int GENERATED ALWAYS AS IDENTITY, v {type_})")
+        master.run(f"INSERT INTO source (v) VALUES {rows}")
+        names = master.writer.value(
+            "SELECT pyreplica.settings_of(atttypid) FROM pg_attribute "
+            "WHERE attrelid = 'source'::regclass AND attname = 'v'"
+        )
+        hostile.run(*(f"SET {name} = '{settings[name]}'" for name in names))
+        assert (type_, hostile.value(query)) == (type_, pinned.value(query))
+        hostile.run(
+            *(
+                f"SET {name} = '{HOSTILE[name]}'" if name in HOSTILE else f"RESET {name}"
+                for name in names
+            )
+        )
+        master.run("DROP TABLE source")
+
+
 def test_a_row_of_nulls_is_logged_as_such(master: Master, hostile: Session) -> None:
     columns = ", ".join(f"c{n} {type_}" for n, type_ in enumerate(VALUES))
     master.table(f"id int PRIMARY KEY, {columns}")

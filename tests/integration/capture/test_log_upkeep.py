@@ -232,6 +232,7 @@ def before_its_tick(session: Session) -> int:
 
 def test_a_session_leaves_a_snapshot_behind_after_some_thousands_of_rows(log: Master) -> None:
     writer = log.session()
+    log.reader.run("SELECT setval('pyreplica.replica_log_id', 8000)")
     writer.run("INSERT INTO t SELECT generate_series(1, 4000)")
     assert len(ticks(log.reader)) == 1
     writer.run("UPDATE t SET v = 'x' WHERE id <= 3000")
@@ -240,6 +241,22 @@ def test_a_session_leaves_a_snapshot_behind_after_some_thousands_of_rows(log: Ma
     assert len(ticks(log.reader)) == 2
 
 
+@pytest.mark.parametrize("language", ["plpgsql"], indirect=True)
+def test_whoever_logs_each_four_thousandth_row_leaves_a_snapshot_behind(log: Master) -> None:
+    first, second = log.session(), log.session()
+    last = "SELECT last_value FROM pyreplica.replica_log_id"
+    log.reader.run("SELECT setval('pyreplica.replica_log_id', 7990)")
+    for id_ in range(1, 5):
+        first.run(f"INSERT INTO t VALUES ({id_})")
+        second.run(f"INSERT INTO t VALUES (-{id_})")
+    assert (log.reader.value(last), ticks(log.reader)) == (7998, [])
+    first.run("INSERT INTO t VALUES (10)", "INSERT INTO t VALUES (11)")
+    assert (log.reader.value(last), len(ticks(log.reader))) == (8000, 1)
+    second.run("INSERT INTO t SELECT generate_series(20, 1000)", "DELETE FROM t WHERE id < 0")
+    assert len(ticks(log.reader)) == 1
+
+
+@pytest.mark.parametrize("language", ["plpython3u"], indirect=True)
 def test_a_session_leaves_a_snapshot_behind_after_some_thousands_of_statements(log: Master) -> None:
     writer = log.session()
     count = before_its_tick(writer)

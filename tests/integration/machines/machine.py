@@ -148,9 +148,10 @@ class Machine(RuleBasedStateMachine):
         data=st.data(),
         commit=st.sampled_from(("two-phase", "two-phase", "one-phase")),
         batch_rows=st.sampled_from((1, 4, 50_000)),
+        capture=st.sampled_from(("plpython3u", "plpgsql")),
     )
     def begin_with_some_rows(
-        self, schema: Schema, data: st.DataObject, commit: str, batch_rows: int
+        self, schema: Schema, data: st.DataObject, commit: str, batch_rows: int, capture: str
     ) -> None:
         """Make the tables, fill them a little, copy them."""
         self.pair.empty()
@@ -166,8 +167,10 @@ class Machine(RuleBasedStateMachine):
             self._do(0, statement)
         for statement in data.draw(st.lists(self._statements(), max_size=3)):
             self._do(0, statement)
-        self._write_down(f"copy, commit: {commit}, batch_rows: {batch_rows}")
-        self.made = self.pair.replicate(self.tables, commit=commit, batch_rows=batch_rows)
+        self._write_down(f"capture: {capture}; copy, commit: {commit}, batch_rows: {batch_rows}")
+        self.made = self.pair.replicate(
+            self.tables, commit=commit, batch_rows=batch_rows, capture=capture
+        )
         self.daemon = Daemon(self.pair, self.made)
         self._assert_same()
 

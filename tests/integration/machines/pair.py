@@ -43,6 +43,7 @@ _EMPTY_MASTER = (
     _EMPTY
     + """
     DELETE FROM pyreplica.replica_table;
+    SELECT pyreplica.drop_unused_captures();
     SELECT setval('pyreplica.doorbell', 0);
     TRUNCATE pyreplica.replica_slave;
     TRUNCATE pyreplica.replica_log, pyreplica.replica_tick;
@@ -112,6 +113,7 @@ class Pair:
 
     def replicate(self, tables: Sequence[Table], **options: object) -> ReplicationConfig:
         """Capture all tables and copy them."""
+        self.master.run(f"SELECT pyreplica.set_capture('{options['capture']}')")
         for (line,) in self.master.run("SELECT pyreplica.add_all_tables()"):
             assert ": added, key (" in line, line
         self.look(tables)
