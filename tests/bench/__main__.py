@@ -17,8 +17,9 @@ from tests.bench.bucardo import Bucardo
 from tests.bench.builtin import Builtin
 from tests.bench.chart import chart
 from tests.bench.contest import Contestant
+from tests.bench.document import write_part
 from tests.bench.londiste import Londiste, LondisteBulk
-from tests.bench.ours import OnePhase, PyReplica
+from tests.bench.ours import OnePhase, PlPgSQL, PyReplica
 from tests.bench.pglogical import Pglogical
 from tests.bench.report import report
 from tests.bench.run import MEASURES, Plan, run
@@ -27,7 +28,10 @@ from tests.bench.system import System
 
 SYSTEMS: dict[str, type[System]] = {
     kind.name: kind
-    for kind in (PyReplica, OnePhase, Builtin, Pglogical, Slony, Londiste, LondisteBulk, Bucardo)
+    for kind in (
+        *(PyReplica, PlPgSQL, OnePhase),
+        *(Builtin, Pglogical, Slony, Londiste, LondisteBulk, Bucardo),
+    )
 }
 _DEFAULTS = Plan()
 
@@ -72,7 +76,7 @@ def main() -> int:
         titles = {name: one.system.title for name, one in contestants.items()}
     say(f"\n{text}")
     if given.text is not None:
-        given.text.write_text(text, encoding="utf-8")
+        write_part(given.text, text)
     if given.chart is not None and figures.caught_up:
         given.chart.write_text(chart(plan, titles, figures), encoding="utf-8")
     return 0

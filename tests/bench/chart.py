@@ -43,22 +43,25 @@ def _parts(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Iterator[
     for backlog in plan.work:
         if backlog.name not in figures.caught_up:
             continue
-        rates = {name: statistics.median(figures.rates(backlog, name)) for name in titles}
+        rates = {
+            name: statistics.median(figures.rates(backlog, name))
+            for name in figures.caught_up[backlog.name]
+        }
         y += _GAP
         yield y, _text(16, y, f"{backlog.name}: {backlog.title}", colour=_FAINT)
         y += 8
-        for name, title in titles.items():
-            length = (_WIDTH - _LABELS - _NUMBERS) * rates[name] / max(rates.values())
+        for name, rate in rates.items():
+            length = (_WIDTH - _LABELS - _NUMBERS) * rate / max(rates.values())
             ours = name == OURS
             middle = y + _BAR - 3
             weight = 600 if ours else 400
-            yield middle, _text(_LABELS - 8, middle, title, anchor="end", weight=weight)
+            yield middle, _text(_LABELS - 8, middle, titles[name], anchor="end", weight=weight)
             yield (
                 middle,
                 f'<rect x="{_LABELS}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="2" '
                 f'fill="{_OURS if ours else _OTHERS}"/>',
             )
-            number = f"{rates[name]:,.0f}"
+            number = f"{rate:,.0f}"
             yield middle, _text(_LABELS + length + 6, middle, number, weight=weight)
             y += _STEP
 

@@ -90,7 +90,7 @@ class PyReplica(System):
     @property
     def version(self) -> str:
         """The version."""
-        return f"{pyreplica.__version__}, two-phase commit, all checks on"
+        return f"{pyreplica.__version__}, capture: plpython3u, two-phase commit, all checks on"
 
     def processes(self) -> list[int]:
         """The daemon."""
@@ -102,9 +102,24 @@ class OnePhase(PyReplica):
 
     name = "pyreplica-one-phase"
     title = "PyReplica, one-phase"
+    measures = ("latency",)
     options: ClassVar[Mapping[str, object]] = {"commit": "one-phase"}
 
     @property
     def version(self) -> str:
         """The version."""
         return f"{pyreplica.__version__}, commit: one-phase, all checks on"
+
+
+class PlPgSQL(PyReplica):
+    """The same with capture in PL/pgSQL, which only writers notice."""
+
+    name = "pyreplica-plpgsql"
+    title = "PyReplica, PL/pgSQL"
+    measures = ("cost", "trigger")
+    options: ClassVar[Mapping[str, object]] = {"capture": "plpgsql"}
+
+    @property
+    def version(self) -> str:
+        """The version."""
+        return f"{pyreplica.__version__}, capture: plpgsql"

@@ -26,7 +26,7 @@ def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
     titles = {name: one.system.title for name, one in contestants.items()}
     first = next(iter(contestants.values()))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    yield f"PyReplica's benchmark, {datetime.now(timezone.utc):%Y-%m-%d}"
+    yield f"Beside other systems: {datetime.now(timezone.utc):%Y-%m-%d}"
     yield ""
     yield (
         f"{_processors()}; {memory} GB; {platform.system()} {platform.release().split('-')[0]}; "
@@ -95,6 +95,9 @@ def _caught_up(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Itera
         ),
     )
     work = [one for one in plan.work if one.name in figures.caught_up]
+    titles = {
+        name: title for name, title in titles.items() if name in figures.caught_up[work[0].name]
+    }
     for backlog in work:
         yield f"  {backlog.name}: {backlog.title}"
     yield ""
@@ -131,10 +134,12 @@ def _section(title: str, *words: str) -> Iterator[str]:
 
 
 def _table(titles: Mapping[str, str], columns: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """A line for each system."""
+    """A line for each system that was measured."""
     lines = [["", *columns]]
     lines += [
-        [title, *(cells[name] for cells in columns.values())] for name, title in titles.items()
+        [title, *(cells[name] for cells in columns.values())]
+        for name, title in titles.items()
+        if all(name in cells for cells in columns.values())
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *rest in lines:

@@ -94,22 +94,31 @@ def run(plan: Plan, contestants: Mapping[str, Contestant], say: Callable[[str], 
     """
     began = time.monotonic()
     figures = Figures()
-    if "catch-up" in plan.measures:
+    of = {
+        measure: {
+            name: one
+            for name, one in contestants.items()
+            if measure in plan.measures
+            and (one.system.measures is None or measure in one.system.measures)
+        }
+        for measure in MEASURES
+    }
+    if of["catch-up"]:
         for backlog in plan.work:
             for _ in range(plan.rounds):
-                for name, contestant in contestants.items():
+                for name, contestant in of["catch-up"].items():
                     done = contestant.catch_up(backlog)
                     figures.caught_up[backlog.name][name].append(done)
                     say(f"{backlog.name:8} {name:20} {backlog.rows / done.seconds:10,.0f} rows/s")
     for name, contestant in contestants.items():
-        if "trigger" in plan.measures:
+        if name in of["trigger"]:
             figures.triggers[name] = found = trigger(contestant, 5_000, 100_000, plan.rounds)
             say(f"trigger  {name:20} {found.single:.1f} us a statement, {found.bulk:.2f} a row")
-        if "latency" in plan.measures:
+        if name in of["latency"]:
             for load in (0, LOAD):
                 figures.latencies[load][name] = late = latency(contestant, plan.commits, load=load)
                 say(f"latency  {name:20} {late.p50:.1f} / {late.p99:.1f} ms, {load} rows/s besides")
-        if "cost" in plan.measures:
+        if name in of["cost"]:
             for clients, applying in plan.costs:
                 kept = cost(contestant, clients, plan.seconds, plan.rounds, applying)
                 figures.costs[clients, applying][name] = kept

@@ -42,12 +42,14 @@ class System(ABC):
         name: what it is called on the command line.
         title: what it is called in tables.
         packages: Debian's packages that it is in.
+        measures: what is worth measuring of it, see tests.bench.run; None for everything.
         master_settings, slave_settings: settings of its servers besides BASE.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[tuple[str, ...] | None] = None
     master_settings: ClassVar[Mapping[str, str]] = {}
     slave_settings: ClassVar[Mapping[str, str]] = {}
 

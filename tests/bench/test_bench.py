@@ -16,7 +16,8 @@ from tests.bench.__main__ import SYSTEMS
 from tests.bench.builtin import Builtin
 from tests.bench.chart import chart
 from tests.bench.contest import Contestant, Wrong
-from tests.bench.ours import PyReplica
+from tests.bench.document import write_part
+from tests.bench.ours import PlPgSQL, PyReplica
 from tests.bench.report import report
 from tests.bench.run import MEASURES, Plan, run
 from tests.bench.system import execute
@@ -26,38 +27,41 @@ PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,))
 
 @pytest.fixture(scope="module")
 def contestants() -> Iterator[dict[str, Contestant]]:
-    """PyReplica and the one peer that is always there."""
+    """PyReplica, with its capture in either language, and the one peer that is always there."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
         folder.chmod(0o755)
         stack.callback(shutil.rmtree, folder)
         yield {
             kind.name: stack.enter_context(Contestant(kind, folder))
-            for kind in (PyReplica, Builtin)
+            for kind in (PyReplica, PlPgSQL, Builtin)
         }
 
 
 def test_everything_is_measured_and_told(contestants: dict[str, Contestant]) -> None:
     said: list[str] = []
     figures = run(PLAN, contestants, said.append)
-    for name in contestants:
+    applied = ("pyreplica", "builtin")
+    for name in applied:
         for backlog in PLAN.work:
             assert all(rate > 0 for rate in figures.rates(backlog, name))
         assert 0 < figures.latencies[0][name].p50 <= figures.latencies[0][name].worst
-        assert all(figures.costs[one][name] > 0 for one in PLAN.costs)
+    assert all(figures.costs[one][name] > 0 for one in PLAN.costs for name in contestants)
     assert figures.triggers["pyreplica"].bulk > 0
+    assert figures.triggers["pyreplica-plpgsql"].bulk > 0
     text = report(PLAN, contestants, figures)
     lines = text.splitlines()
     for name, contestant in contestants.items():
-        # rates, usage, latency, cost, trigger, and how it is set up
+        # how it is set up, cost, trigger; rates, usage, latency
         title = re.compile(rf" *{contestant.system.title}(:|  )")
         told = [line for line in lines if title.match(line)]
-        assert len(told) == 6, (name, text)
+        assert len(told) == (6 if name in applied else 3), (name, text)
+    assert [line for line in lines if line.startswith("Beside other systems: ")] == lines[:1]
     titles = {name: one.system.title for name, one in contestants.items()}
     picture = ElementTree.fromstring(chart(PLAN, titles, figures))
     words = ["".join(one.itertext()) for one in picture.iter() if one.tag.endswith("text")]
     numbers = [word for word in words if re.fullmatch(r"[\d,]+", word)]
-    assert len(numbers) == len(PLAN.work) * len(contestants)
+    assert len(numbers) == len(PLAN.work) * len(applied)
 
 
 def test_a_slave_that_differs_is_no_result(contestants: dict[str, Contestant]) -> None:
@@ -67,6 +71,14 @@ def test_a_slave_that_differs_is_no_result(contestants: dict[str, Contestant]) -
         contestant.check()
     execute(contestant.system.slave_dsn, "UPDATE acc SET bal = bal - 1 WHERE aid = 1")
     contestant.check()
+
+
+def test_a_part_of_the_document_takes_the_place_of_its_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.txt"
+    for text in ("One: today\n\na\n", "Two: today\n\n2 1\n", "One: tomorrow\n\nb\n"):
+        write_part(path, text)
+    one, two = path.read_text().split(f"\n{'=' * 100}\n\n")
+    assert (one, two) == ("One: tomorrow\n\nb\n", "Two: today\n\n2 1\n")
 
 
 def test_what_is_not_installed_is_named() -> None:
