@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test test-faults soak bench bench-quick peers clean
+.PHONY: help prepare setup demo lint test test-faults soak bench bench-triggers bench-growth bench-operation bench-quick peers clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
@@ -65,6 +65,15 @@ soak: setup ## mixed load and random faults for MINUTES, with SEED; docs/soak.md
 
 bench: setup ## PyReplica beside the peers that are installed: benchmarks.txt, docs/catch-up.svg
 	@$(bin)/python -m tests.bench $(if $(SYSTEMS),--systems "$(SYSTEMS)") --text benchmarks.txt --chart docs/catch-up.svg
+
+bench-triggers: setup ## what capture costs: the benchmark of 2008, a session's first write
+	@$(bin)/python -m tests.bench.triggers --text benchmarks.txt
+
+bench-growth: setup ## what a row costs with more rows, tables, columns, slaves
+	@$(bin)/python -m tests.bench.growth --text benchmarks.txt
+
+bench-operation: setup ## memory, the log, idling, the initial copy, compare
+	@$(bin)/python -m tests.bench.operation --text benchmarks.txt
 
 bench-quick: setup ## the same in some minutes, beside built-in logical replication alone
 	@$(bin)/python -m tests.bench --systems "pyreplica builtin" --rounds 1 --scale 0.25 --commits 60 --seconds 2

@@ -91,6 +91,7 @@ class Watch:
 
     def __enter__(self) -> None:
         self._since = time.monotonic()
+        _watchdog.wake()
 
     def __exit__(self, *error: object) -> None:
         self._since = None
@@ -105,6 +106,7 @@ class Watch:
     def resume(self) -> None:
         """The server is waited for again, and has just been heard of."""
         self._since = time.monotonic()
+        _watchdog.wake()
 
     def ping(self) -> None:
         """The wait that has begun is to show whether the server has lived since the last one."""
@@ -126,6 +128,10 @@ class Watch:
             self._socket.close()
 
     # For the watchdog
+
+    def idle(self, for_: float) -> bool:
+        """Whether nobody waits, and nobody has done so for some seconds."""
+        return self._since is None and time.monotonic() - self.last >= for_
 
     def look(self) -> None:
         """See whether the connection is silent, for how long, and do what is to be done."""
@@ -199,13 +205,22 @@ class _Question:
 
 
 class _Watchdog:
-    """The thread that looks; it is started by the first connection."""
+    """The thread that looks; it is started by the first connection.
+
+    It sleeps while all connections have been idle for some time. Whoever begins to wait wakes it.
+    """
 
     def __init__(self) -> None:
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._changed = threading.Event()
+        self._asleep = False
         self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Look again, after a connection has noted that it waits."""
+        if self._asleep:
+            self._changed.set()
 
     def add(self, watch: Watch) -> None:
         with self._lock:
@@ -229,9 +244,16 @@ class _Watchdog:
                     watch.look()
                 except Exception:
                     _log.exception("the watchdog has failed for a moment")
-            pause = min((watch.limit / LOOKS for watch in watches), default=None)
+            pause = min((LONGEST_LOOK, *(watch.limit / LOOKS for watch in watches)))
+            idle = all(watch.idle(LONGEST_LOOK) for watch in watches)
+            if idle:
+                # Said first, then looked at once more: who begins to wait says so, and then looks
+                # whether we sleep.
+                self._asleep = True
+                idle = all(watch.idle(LONGEST_LOOK) for watch in watches)
             del watches  # else the last connections are kept from going away
-            self._changed.wait(None if pause is None else min(pause, LONGEST_LOOK))
+            self._changed.wait(None if idle else pause)
+            self._asleep = False
 
 
 _watchdog = _Watchdog()

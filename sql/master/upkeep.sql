@@ -15,19 +15,26 @@ END
 $$;
 
 -- Whether a segment of the log holds a change that some slave has not confirmed, or that a table being added to its
--- replication may still need; a dropped slave gets none. What is older than all that was running at that moment need
--- not be looked at.
+-- replication may still need; a dropped slave gets none. By the index: a segment may be large.
 CREATE OR REPLACE FUNCTION pyreplica.is_awaited(segment regclass) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
+    seen pg_snapshot;
     awaited boolean;
 BEGIN
-    EXECUTE format(
-        'SELECT EXISTS (SELECT FROM pyreplica.replica_slave s, unnest(ARRAY[s.snapshot, s.held]) k(seen), ONLY %s l '
-        'WHERE s.state <> ''dropped'' AND l.txid >= pg_snapshot_xmin(k.seen) '
-            'AND NOT pg_visible_in_snapshot(l.txid, k.seen))', segment)
-    INTO awaited;
-    RETURN awaited;
+    FOR seen IN
+        SELECT k FROM pyreplica.replica_slave s, unnest(ARRAY[s.snapshot, s.held]) k
+        WHERE s.state <> 'dropped' AND k IS NOT NULL
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %1$s l WHERE l.txid >= $1) '
+            'OR EXISTS (SELECT FROM ONLY %1$s l WHERE l.txid = ANY ($2))', segment)
+        INTO awaited USING pg_snapshot_xmax(seen), ARRAY(SELECT pg_snapshot_xip(seen));
+        IF awaited THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
 END
 $$;
 
