@@ -1,0 +1,1 @@
+"""PyReplica at work: its memory, its log's upkeep, its rest, its copying and comparing."""
