@@ -76,7 +76,8 @@ EXECUTE pyreplica_confirm (%(replication)s, %(batch)s, %(snapshot)s, %(log_id)s,
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now()
 
 -- All changes after a snapshot in one round trip, with the moment they were read at. Changes of a transaction are
--- found by its txid alone: those that were running at the snapshot and those that came after it. When there are
+-- found by its txid alone: those that were running at the snapshot and have ended, and those that came after it (what
+-- one has written that still runs is not even looked at, it may be much). When there are
 -- too many, or they are too long, only their number comes back. With the first row come the values of sequences ($5)
 -- and where all sequences stand ($6). They are read after the snapshot was taken, so that none is behind a value that
 -- a row of the answer was given.
@@ -91,7 +92,8 @@ FROM (VALUES (1)) one LEFT JOIN (
     SELECT *, row_number() OVER () AS n, count(*) OVER () >= $3
             OR coalesce(sum(octet_length(l.row::text)) OVER (), 0) > $4 AS many
     FROM (
-        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log WHERE txid = ANY ($1)
+        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log
+        WHERE txid = ANY (ARRAY(SELECT x FROM unnest($1) x WHERE pg_visible_in_snapshot(x, pg_current_snapshot())))
         UNION ALL
         SELECT id, tab, op, key, row, old FROM pyreplica.replica_log WHERE txid >= $2
         LIMIT $3
@@ -132,30 +134,6 @@ UNION ALL
 SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
 WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
-
--- What there is between two snapshots, by generation.
--- name: contents
-SELECT tab, op::text, count(*) FROM (
-    SELECT tab, op FROM pyreplica.replica_log
-    WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
-    UNION ALL
-    SELECT tab, op FROM pyreplica.replica_log
-    WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
-) l
-GROUP BY 1, 2
-
--- The rows of a generation that has been inserted into and nothing else, for the slave's table itself. || and OFFSET
--- read a row out of TOAST once, and not for each of its columns.
--- name: inserted
-SELECT %(columns)s FROM (
-    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
-    WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
-    UNION ALL
-    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
-    WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
-        AND tab = %(generation)s
-    OFFSET 0
-) c
 
 -- All generations of tables, the first and the last.
 -- name: generations

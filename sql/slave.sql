@@ -117,14 +117,23 @@ DELETE FROM pyreplica.replica_cursor WHERE replication = %(replication)s
 SELECT count(*) FROM pyreplica.replica_cursor WHERE replication <> %(replication)s
 
 -- Unlogged: a batch that was not committed is fetched again. Not temporary: a prepared transaction must not touch
--- temporary tables. Keys sort and hash fastest as bytes.
+-- temporary tables. Keys sort and hash fastest as bytes. k1 to k4 are in the place of key where the master has folded
+-- the changes: the values of its columns by themselves.
 -- name: create_staging
 CREATE UNLOGGED TABLE IF NOT EXISTS {stage} (
     id bigint, tab integer, op "char", key text COLLATE "C", row jsonb, old jsonb
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS {net} (
-    tab integer, kind "char", key text COLLATE "C", row jsonb, old jsonb, id bigint
+    tab integer, kind "char", key text COLLATE "C", row jsonb, old jsonb, id bigint,
+    k1 text, k2 text, k3 text, k4 text
 )
+
+-- name: index_staging
+CREATE INDEX IF NOT EXISTS {stage_by_tab} ON {stage} (tab, id);
+CREATE INDEX IF NOT EXISTS {net_by_tab} ON {net} (tab)
+
+-- name: staging_sizes
+SELECT pg_relation_size(%(stage)s), pg_relation_size(%(net)s)
 
 -- Whether the staging tables are those of the statement above: an older release may have made other ones.
 -- name: staging_made
@@ -158,7 +167,17 @@ FROM (
     SELECT key, min(id) AS first, max(id) AS last
     FROM {stage} WHERE id > %(after)s AND id < %(before)s AND tab = %(tab)s GROUP BY key
 ) k
-JOIN {stage} o ON o.id = k.first JOIN {stage} n ON n.id = k.last
+JOIN {stage} o ON o.tab = %(tab)s AND o.id = k.first JOIN {stage} n ON n.tab = %(tab)s AND n.id = k.last
+
+-- Whether the net changes that the master has read of a table are what they should be, and whether all of them tell
+-- what was in these columns before.
+-- name: net_updates
+SELECT coalesce(bool_and(kind = 'U'), true), coalesce(bool_and(coalesce(old ?& %(columns)s::text[], false)), false)
+FROM {net} WHERE tab = %(tab)s
+
+-- How many net changes of which kind there are.
+-- name: net_kinds
+SELECT tab, kind::text, count(*) FROM {net} GROUP BY tab, kind
 
 -- What was staged, all of it or only some operations.
 -- name: staged_changes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,11 +21,15 @@ from pyreplica.model import (
 from pyreplica.side import literals
 
 _SQL = sqlfiles.statements("master.sql")
+_LARGE = sqlfiles.statements("log.sql")
 
 FETCH_ROWS = 1_000
 """A batch of fewer changes is fetched in one round trip and folded in Python."""
 FETCH_BYTES = 4 << 20
 """A batch with longer rows than this in all, in bytes of text, goes through the staging table."""
+
+LONGEST_FOLDED = 2_000
+"""The master does not fold updates whose row, or what it has replaced, has more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +119,16 @@ class Log:
         tick = Position(Snapshot.parse(found[0][0]), found[0][1], now.at)
         return tick if tick.snapshot.order < now.snapshot.order else now
 
-    def contents(self, after: Snapshot, until: Snapshot) -> dict[int, Counter[str]]:
-        """How many changes of which operation there are between two snapshots, by generation."""
-        found: defaultdict[int, Counter[str]] = defaultdict(Counter)
-        values = {**_after(after), "until": str(until)}
-        for generation, op, count in self._connection.query(_SQL["contents"], values):
-            found[generation][op] = count
+    def contents(self, after: Snapshot, until: Snapshot) -> dict[int, dict[str, tuple[int, int]]]:
+        """What there is between two snapshots, by generation, in the order of their first changes.
+
+        Returns:
+            How many changes of which operation there are, and the id of the last of these.
+        """
+        found: dict[int, dict[str, tuple[int, int]]] = {}
+        values = _between(after, until)
+        for generation, op, count, last in self._connection.query(_LARGE["contents"], values):
+            found.setdefault(generation, {})[op] = (count, last)
         return found
 
     def changes(
@@ -143,7 +151,7 @@ class Log:
         queries = [
             literals(
                 _SQL["changes"],
-                {**_after(begin), "until": str(until), "generations": tabs, "these": these},
+                {**_between(begin, until), "generations": tabs, "these": these},
             )
             for begin, tabs, these in parts
         ]
@@ -157,13 +165,60 @@ class Log:
         Args:
             columns: values out of ``c.key`` and ``c.row``.
         """
+        values = {**_of(generation, after, until), "columns": columns}
+        return _copy(_LARGE["inserted"], values)
+
+    def deleted(
+        self, after: Snapshot, until: Snapshot, generation: int, key: Sequence[sql.Composable]
+    ) -> sql.Composable:
+        """The COPY that reads the keys of rows which were deleted between two snapshots.
+
+        Args:
+            key: its values out of ``c.key``.
+
+        Returns:
+            What gives the generation, D, and the key's values.
+        """
+        values = {**_of(generation, after, until), "key": sql.SQL(", ").join(key)}
+        return _copy(_LARGE["deleted"], values)
+
+    def columns_set(self, after: Snapshot, until: Snapshot, generation: int) -> list[str]:
+        """The columns that one of the updates of a generation sets."""
+        values = _of(generation, after, until)
+        return list(self._connection.one(literals(_LARGE["columns_set"], values))[0])
+
+    def updated(
+        self,
+        after: Snapshot,
+        until: Snapshot,
+        generation: int,
+        key: Sequence[sql.Composable],
+        columns: Sequence[str],
+    ) -> sql.Composable:
+        """The COPY that reads the net changes of updates between two snapshots.
+
+        Args:
+            key: its values out of ``c.key``.
+            columns: those that all of them are to set.
+
+        Returns:
+            What gives the generation, U, the key's values, the row and what was there before; in
+            the place of U there is ``?`` where an update of the key sets other columns, or is long.
+        """
+        names = [sql.Identifier(f"k{number}") for number in range(1, len(key) + 1)]
+        parts = [
+            sql.SQL('{} COLLATE "C" AS {}').format(one, name)
+            for one, name in zip(key, names, strict=True)
+        ]
         values = {
-            **_after(after),
-            "until": str(until),
-            "generation": generation,
-            "columns": columns,
+            **_of(generation, after, until),
+            "key": sql.SQL(", ").join(parts),
+            "names": sql.SQL(", ").join(names),
+            "columns": list(columns),
+            "longest": LONGEST_FOLDED,
+            "more": json.dumps({str(number): None for number in range(len(columns) + 1)}),
         }
-        return sql.SQL("COPY ({}) TO STDOUT").format(literals(_SQL["inserted"], values))
+        return _copy(_LARGE["updated"], values)
 
     def generations(self, relids: Iterable[int]) -> list[int]:
         """All generations of tables, by which the log names them."""
@@ -177,7 +232,7 @@ class Log:
 
     def misses(self, after: Snapshot, until: Snapshot) -> bool:
         """Whether anything visible at ``until`` is not in ``after``."""
-        values = {**_after(after), "until": str(until)}
+        values = _between(after, until)
         return bool(self._connection.one(_SQL["missing"], values)[0])
 
     def keep(self) -> None:
@@ -192,7 +247,7 @@ class Log:
         Args:
             keys: the text of jsonb objects, as in the log.
         """
-        values = {**_after(after), "until": str(until), "relid": table.relid, "keys": list(keys)}
+        values = {**_between(after, until), "relid": table.relid, "keys": list(keys)}
         return [Change(*row) for row in self._connection.query(_SQL["changes_of"], values)]
 
     def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
@@ -203,3 +258,17 @@ class Log:
 
 def _after(snapshot: Snapshot) -> dict[str, object]:
     return {"running": [str(x) for x in snapshot.running], "xmax": str(snapshot.xmax)}
+
+
+def _between(after: Snapshot, until: Snapshot) -> dict[str, object]:
+    # what one has written that still runs is not even looked at, it may be much
+    ended = [str(x) for x in after.running if until.sees(x)]
+    return {"running": ended, "xmax": str(after.xmax), "until": str(until)}
+
+
+def _of(generation: int, after: Snapshot, until: Snapshot) -> dict[str, object]:
+    return {**_between(after, until), "generation": generation}
+
+
+def _copy(query: str, values: dict[str, object]) -> sql.Composable:
+    return sql.SQL("COPY ({}) TO STDOUT").format(literals(query, values))

@@ -32,8 +32,10 @@ from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
-from pyreplica.slave.inserts import Inserts, insert_only
+from pyreplica.slave.inserts import Inserts
+from pyreplica.slave.stage import MANY_TABLES
 from pyreplica.slave.statements import TableStatements, misfit
+from pyreplica.slave.unstaged import NetTable, Unstaged, has_barriers, of_one_kind
 
 
 class Session:
@@ -53,6 +55,7 @@ class Session:
         self._observe = observe
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._tables: dict[int, TableStatements | None] = {}
+        self._mixed: set[int] = set()
         self.master = Master(config)
         try:
             self.slave = Slave(config)
@@ -183,9 +186,15 @@ class Session:
             until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
-            inserted = {} if joining else self._inserted(until)
-            staged = self._stage(until, joining, inserted)
-        if not staged and not joining and not inserted:
+            self._applier.stage.clear()
+            unstaged = None
+            if not joining and not self._applier.judge.waiting:
+                unstaged = self._unstaged(until)
+            if unstaged is None:
+                staged = self._stage(until, joining)
+            else:
+                staged = self._stage_rest(until, unstaged)
+        if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
             return 1
@@ -195,8 +204,7 @@ class Session:
         if joining:
             self._join(batch, joining, first)
             return max(staged, 1)
-        inserts = self._inserts(until, inserted) if inserted else None
-        applied = self._applier.apply_staged(batch, first, inserts)
+        applied = self._applier.apply_staged(batch, first, unstaged)
         self._finish(batch, applied)
         return max(staged, applied, 1)
 
@@ -209,26 +217,65 @@ class Session:
         )
         return self._applier.stage.fill(self.master.connection, changes)
 
-    def _inserted(self, until: Position) -> dict[int, TableStatements]:
-        """The generations whose changes need not be staged."""
-        if self._applier.judge.waiting:
-            return {}
-        contents = self.master.log.contents(self.cursor.position.snapshot, until.snapshot)
-        return insert_only(contents, self.statements)
-
-    def _inserts(self, until: Position, inserted: Mapping[int, TableStatements]) -> Inserts:
+    def _unstaged(self, until: Position) -> Unstaged | None:
+        """Read what need not be staged, or see to it that it is; None when all has to be."""
         log, after = self.master.log, self.cursor.position.snapshot
-        return Inserts(
-            self.master.connection,
-            [
-                (s, log.inserted(after, until.snapshot, generation, s.copied_out()))
-                for generation, s in inserted.items()
-            ],
-            read=self._all_read,
-            stage=lambda: self._stage_all(until),
+        contents = log.contents(after, until.snapshot)
+        if len(contents) >= MANY_TABLES:
+            self._applier.stage.index()
+        if has_barriers(contents):
+            return None
+        inserts: list[tuple[TableStatements, sql.Composable]] = []
+        nets: list[NetTable] = []
+        staged: dict[int, Mapping[str, tuple[int, int]]] = {**contents}
+        for id_, (kind, count, table) in of_one_kind(contents, self.statements).items():
+            if kind == "I":
+                columns = table.copied_out()
+                inserts.append((table, log.inserted(after, until.snapshot, id_, columns)))
+            else:
+                net = self._net(until, id_, kind, count, table)
+                if net is None:
+                    continue
+                nets.append(net)
+            del staged[id_]
+        return Unstaged(
+            Inserts(self.master.connection, inserts, self._all_read) if inserts else None,
+            nets,
+            staged,
+            frozenset(contents.keys() - staged.keys()),
+            lambda: self._stage_all(until),
         )
 
+    def _net(
+        self, until: Position, id_: int, kind: str, count: int, table: TableStatements
+    ) -> NetTable | None:
+        """Have the master read a table's net changes; None when the table has to be staged."""
+        log, after, stage = self.master.log, self.cursor.position.snapshot, self._applier.stage
+        key, statements = table.key_out(), table.with_plain_keys()
+        if kind == "D":
+            query = log.deleted(after, until.snapshot, id_, key)
+            nets = stage.fill_net(self.master.connection, query, len(key), kind)
+            return NetTable(id_, statements, kind, nets, count)
+        if id_ in self._mixed:
+            return None
+        columns = log.columns_set(after, until.snapshot, id_)
+        if not columns or table.updates_identity(columns):
+            return None
+        query = log.updated(after, until.snapshot, id_, key, columns)
+        nets = stage.fill_net(self.master.connection, query, len(key), kind)
+        known = stage.net_updates(id_, columns)
+        if known is None:
+            # to try it again would be as futile, and cost the master as much
+            self._mixed.add(id_)
+            return None
+        return NetTable(id_, statements, kind, nets, count, tuple(columns), known)
+
+    def _stage_rest(self, until: Position, unstaged: Unstaged) -> int:
+        """Stage what was not read in another way; gives the number of changes."""
+        return self._stage(until, without=unstaged.generations) if unstaged.staged else 0
+
     def _stage_all(self, until: Position) -> None:
+        self._applier.stage.clear()
         self._stage(until)
         self._all_read()
 

@@ -221,7 +221,7 @@ class Slave(Side):
                     [
                         sql.SQL("DROP TABLE IF EXISTS {stage}, {net}").format(**names),
                         sql.SQL(_SQL["create_staging"]).format(**names),
-                        *(note.format(name, sql.Literal(made)) for name in names.values()),
+                        *(note.format(names[t], sql.Literal(made)) for t in ("stage", "net")),
                     ]
                 )
             )
@@ -330,10 +330,12 @@ class Slave(Side):
 
 
 def staging(id_: int) -> dict[str, sql.Composable]:
-    """The names of a replication's staging tables."""
+    """The names of a replication's staging tables, and of their indexes."""
     return {
         "stage": sql.Identifier("pyreplica", f"stage_{id_}"),
         "net": sql.Identifier("pyreplica", f"net_{id_}"),
+        "stage_by_tab": sql.Identifier(f"stage_{id_}_by_tab"),
+        "net_by_tab": sql.Identifier(f"net_{id_}_by_tab"),
     }
 
 

@@ -2,7 +2,7 @@
 
 A small batch is folded in Python and goes over in one message. A large one is streamed into an
 unlogged staging table, folded there, and applied with a few statements for each table; but tables
-that were only inserted into are copied straight from the log (see inserts.py). Both find
+with changes of one kind alone come over in shorter ways (see unstaged.py). Both find
 the tables' statements in the same place, and both first empty what was truncated, then delete,
 update and insert: the order in which values of unique keys become free before they are taken.
 
@@ -16,6 +16,7 @@ applied one after the other, in the batch's one transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import sql
@@ -27,7 +28,6 @@ from pyreplica.slave.barriers import Barriers
 from pyreplica.slave.catalog import Catalog
 from pyreplica.slave.culprit import CONFLICT, cannot, cannot_run, is_data_error, unnamed
 from pyreplica.slave.fold import Net, fold
-from pyreplica.slave.inserts import Inserts
 from pyreplica.slave.judge import Judge
 from pyreplica.slave.order import (
     by_columns,
@@ -39,6 +39,7 @@ from pyreplica.slave.order import (
 )
 from pyreplica.slave.stage import LAST_ID, Stage
 from pyreplica.slave.statements import Part, TableStatements
+from pyreplica.slave.unstaged import Unstaged
 
 MOST_PREPARED = 500
 """The server's memory is given back after so many prepared statements; each set of columns that an
@@ -211,30 +212,34 @@ class Applier:
     # Large batches
 
     def apply_staged(
-        self, cursor: Cursor, first: Sequence[Part] = (), inserts: Inserts | None = None
+        self, cursor: Cursor, first: Sequence[Part] = (), unstaged: Unstaged | None = None
     ) -> int:
         """Apply what was staged and prepare the transaction; gives the number of changes.
 
         Args:
             cursor: where the slave stands afterwards.
             first: statements that begin the transaction.
-            inserts: tables of the batch that were not staged.
+            unstaged: tables of the batch that were not staged; None when all were.
 
         Raises:
             ApplyError: a change cannot be applied; it is named.
         """
-        barriers = self.stage.barriers()
+        barriers: list[Change] = []
+        if unstaged is None:
+            apply, barriers = self.stage.apply, self.stage.barriers()
+        else:
+            apply = partial(self.stage.apply, contents=unstaged.staged)
         self._barriers.add_labels(barriers)
         if not self.judge.waiting:
             try:
-                return self._apply_stage(cursor, first, barriers, self.stage.apply, inserts)
+                return self._apply_stage(cursor, first, barriers, apply, unstaged)
             except ApplyError:
                 self._give_up()
                 raise
             except DatabaseError as error:
                 self._take_back(barriers, error)
-                if inserts is not None:
-                    inserts.stage()
+                if unstaged:
+                    unstaged.stage()
         return self._judge(cursor, first, barriers)
 
     def _judge(self, cursor: Cursor, first: Sequence[Part], barriers: Sequence[Change]) -> int:
@@ -256,11 +261,15 @@ class Applier:
         first: Sequence[Part],
         barriers: Sequence[Change],
         apply: Callable[[int, int], int],
-        inserts: Inserts | None = None,
+        unstaged: Unstaged | None = None,
     ) -> int:
         run = self._connection.execute
         run(sql.SQL("; ").join([sql.SQL("BEGIN"), *first]))
-        applied = inserts.copy(self._connection) if inserts is not None else 0
+        applied = 0
+        if unstaged is not None:
+            if unstaged.inserts is not None:
+                applied += unstaged.inserts.copy(self._connection)
+            applied += self.stage.apply_nets(unstaged.nets)
         after = 0
         altered = False
         for change in barriers:

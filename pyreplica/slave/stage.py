@@ -16,13 +16,22 @@ from pyreplica.database import Connection, Row, pump, sql
 from pyreplica.errors import DatabaseError
 from pyreplica.model import BARRIERS, Change
 from pyreplica.slave import emptying, staging
-from pyreplica.slave.culprit import cannot, is_data_error, unnamed
+from pyreplica.slave.culprit import CONFLICT, cannot, is_data_error, unnamed
 from pyreplica.slave.order import expecting, in_waves, statement_for, ways_of
 from pyreplica.slave.statements import Part, TableStatements
+from pyreplica.slave.unstaged import Contents, NetTable
 
 _SQL = sqlfiles.statements("slave.sql")
 
 LAST_ID = (1 << 63) - 1
+MANY_TABLES = 4
+"""With so many tables in a batch it pays to find a table's changes by an index."""
+DELETE_BELOW = 256 << 10
+"""A staging table that is not larger, in bytes, is emptied with DELETE: TRUNCATE makes new files,
+which takes longer."""
+
+_STRICT = {"U": "update_missing", "D": "delete_missing"}
+"""The kinds of net changes that expect their rows, and the conflict where these are not there."""
 
 Found = tuple[int, TableStatements, Row]
 """A table of the staged batch: its generation, its statements, what ``staged_tables`` says."""
@@ -33,7 +42,7 @@ class _Source(NamedTuple):
 
     Args:
         id: its generation.
-        kind: all are of this one; empty when they differ.
+        counts: how many there are of which kind.
         columns: those that all of them set; None when they differ.
         known: all of them tell what was in these columns before.
         staged: each staged change is a net change.
@@ -41,7 +50,7 @@ class _Source(NamedTuple):
 
     statements: TableStatements
     id: int
-    kind: str
+    counts: Mapping[str, int]
     columns: tuple[str, ...] | None = None
     known: bool = False
     staged: bool = False
@@ -73,11 +82,30 @@ class Stage:
         compares: bool,
     ) -> None:
         self.names = staging(staging_id)
+        self._sizes_of = {name: f"pyreplica.{name}_{staging_id}" for name in ("stage", "net")}
         self._connection = connection
         self._find = find
         self._compares = compares
+        self._indexed = False
 
     # What is staged
+
+    def index(self) -> None:
+        """Find each table's changes by an index from now on, also in later sessions."""
+        if not self._indexed:
+            self._connection.execute(self._named(_SQL["index_staging"]))
+            self._indexed = True
+
+    def clear(self) -> None:
+        """Empty the tables, for another batch."""
+        sizes = self._connection.one(_SQL["staging_sizes"], self._sizes_of)
+        statements = [
+            ("DELETE FROM {{{}}}" if size < DELETE_BELOW else "TRUNCATE {{{}}}").format(name)
+            for name, size in zip(("stage", "net"), sizes, strict=True)
+            if size
+        ]
+        if statements:
+            self._connection.execute(self._named("; ".join(statements)))
 
     def fill(self, source: Connection, changes: Part) -> int:
         """Stream changes from the master into the staging table; gives their number.
@@ -89,10 +117,41 @@ class Stage:
         Raises:
             ApplyError: a change cannot be held by the slave, for instance in its encoding.
         """
-        self._connection.execute(self._named("TRUNCATE {stage}"))
         copy_in = self._named("COPY {stage} (id, tab, op, key, row, old) FROM STDIN")
+        return self._pump(source, changes, copy_in)
+
+    def fill_net(self, source: Connection, nets: Part, keys: int, kind: str) -> int:
+        """Stream net changes of a table from the master to where they belong; gives their number.
+
+        Args:
+            source: the master's session.
+            nets: the COPY that reads them there.
+            keys: how many columns the key has.
+            kind: U or D.
+        """
+        columns = [f"k{number}" for number in range(1, keys + 1)]
+        columns += ["row", "old"] if kind == "U" else []
+        copy_in = sql.SQL("COPY {} (tab, kind, {}) FROM STDIN").format(
+            self.names["net"], sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        return self._pump(source, nets, copy_in)
+
+    def net_updates(self, id_: int, columns: Sequence[str]) -> bool | None:
+        """Whether the net changes of a table, which are there, all tell what was in these columns.
+
+        Returns:
+            None where any sets other columns: then none of them is there any more.
+        """
+        values = {"tab": id_, "columns": list(columns)}
+        same, known = self._connection.one(self._named(_SQL["net_updates"]), values)
+        if same:
+            return bool(known)
+        self._connection.execute(self._named("DELETE FROM {net} WHERE tab = {tab}", id_))
+        return None
+
+    def _pump(self, source: Connection, copy_out: Part, copy_in: Part) -> int:
         try:
-            return pump(source, changes, self._connection, copy_in)
+            return pump(source, copy_out, self._connection, copy_in)
         except DatabaseError as error:
             if not is_data_error(error):
                 raise
@@ -104,7 +163,7 @@ class Stage:
         Raises:
             ApplyError: a change cannot be held by the slave, for instance in its encoding.
         """
-        self._connection.execute(self._named("TRUNCATE {stage}"))
+        self.clear()
         try:
             self._put(changes)
         except DatabaseError as error:
@@ -139,14 +198,22 @@ class Stage:
 
     # A piece of it
 
-    def waves(self, ids: Mapping[str, int]) -> tuple[list[list[Found]], int]:
+    def waves(
+        self, ids: Mapping[str, int], contents: Contents | None = None
+    ) -> tuple[list[list[Found]], int]:
         """The tables of a piece in the order of their generations, and the number of changes.
 
         Args:
             ids: "after" and "before", between which those of the piece are.
+            contents: what that is, if it is known.
         """
-        self._connection.execute(self._named("TRUNCATE {net}"))
-        rows = self._connection.query(self._named(_SQL["staged_tables"]), ids)
+        if ids["after"]:
+            # there are the net changes of the piece before
+            self._connection.execute(self._named("TRUNCATE {net}"))
+        if contents is None:
+            rows = self._connection.query(self._named(_SQL["staged_tables"]), ids)
+        else:
+            rows = [_found(id_, operations) for id_, operations in contents.items()]
         wanted = [(found, row) for row in rows if (found := self._find(row[0])) is not None]
         waves = in_waves((row[0], statements, row) for statements, row in wanted)
         return [wave for wave in waves if wave], sum(int(row[1]) for _, row in wanted)
@@ -191,10 +258,31 @@ class Stage:
 
     # Applying
 
-    def apply(self, after: int, before: int) -> int:
-        """Apply what was staged with ids between two, and give the number of changes."""
+    def apply_nets(self, nets: Sequence[NetTable]) -> int:
+        """Apply the net changes that the master has read; gives the number of changes."""
+        for net in nets:
+            if net.kind == "D":
+                source = self._named("(SELECT * FROM {net} WHERE tab = {tab} OFFSET 0)", net.id)
+                statement = net.statements.delete(source)
+            else:
+                source = self._named(
+                    "(SELECT k1, k2, k3, k4, row || '{{}}' AS row, old FROM {net} "
+                    "WHERE tab = {tab} OFFSET 0)",
+                    net.id,
+                )
+                was = self._was(net.statements, net.columns, net.known)
+                statement = net.statements.update(source, net.columns, was)
+            self._run(statement, net.statements, net.kind, net.nets)
+        return sum(net.changes for net in nets)
+
+    def apply(self, after: int, before: int, contents: Contents | None = None) -> int:
+        """Apply what was staged with ids between two, and give the number of changes.
+
+        Args:
+            contents: what that is, if it is known.
+        """
         ids = {"after": after, "before": before}
-        waves, count = self.waves(ids)
+        waves, count = self.waves(ids, contents)
         for wave in waves:
             self._wave(wave, ids)
         return count
@@ -203,16 +291,24 @@ class Stage:
         for statement in emptying([statements.table for _, statements, row in wave if row[2]]):
             self._connection.execute(statement)
         sources: list[_Source] = []
+        folded: dict[int, dict[str, int]] = {}
         for id_, statements, (_, count, truncated, inserts, deletes, updates) in wave:
             if inserts or deletes:
                 # every key occurs once: nothing to fold
-                sources.append(_Source(statements, id_, "I" if inserts else "D", staged=True))
+                counts = {"I" if inserts else "D": count}
+                sources.append(_Source(statements, id_, counts, staged=True))
             elif updates and (same := self._same_columns(id_, ids)):
-                self._connection.execute(self._named(_SQL["fold_updates"]), {**ids, "tab": id_})
-                sources.append(_Source(statements, id_, "U", *same))
+                fold_updates = self._named(_SQL["fold_updates"])
+                nets = self._connection.execute(fold_updates, {**ids, "tab": id_})
+                sources.append(_Source(statements, id_, {"U": nets}, *same))
             elif count:
                 self.fold(id_, truncated, ids)
-                sources.append(_Source(statements, id_, ""))
+                folded[id_] = {}
+                sources.append(_Source(statements, id_, folded[id_]))
+        if folded:
+            for id_, kind, count in self._connection.query(self._named(_SQL["net_kinds"])):
+                if id_ in folded:
+                    folded[id_][kind] = count
         steps: tuple[list[tuple[_Source, str, str]], ...] = ([], [], [])
         for source in sources:
             ways = ways_of(source.statements, careful=False)
@@ -236,7 +332,7 @@ class Stage:
     def _net(self, source: _Source, how: str, kinds: str, ids: Mapping[str, int]) -> None:
         """Apply the net changes of these kinds in one statement."""
         statements = source.statements
-        if source.kind and source.kind not in kinds:
+        if not source.counts.keys() & {*kinds}:
             return
         if how == "update" and not statements.updates:
             return
@@ -246,28 +342,47 @@ class Stage:
             rows = self._source(
                 self._named(staged, source.id, after=ids["after"], before=ids["before"])
             )
-        statement = self.statement(statements, how, kinds, rows, source.columns, source.known)
-        self._connection.execute(statement)
+        if kinds not in _STRICT:
+            statement = statement_for(statements, how, rows, source.columns)
+            self._connection.execute(statement)
+            return
+        was = self._was(statements, source.columns, source.known) if kinds == "U" else None
+        statement = statement_for(statements, how, rows, source.columns, was)
+        self._run(statement, statements, kinds, source.counts[kinds])
 
-    def statement(
-        self,
-        statements: TableStatements,
-        how: str,
-        kinds: str,
-        source: Part,
-        columns: Sequence[str] | None = None,
-        known: bool = False,
-    ) -> Part:
-        """The statement that applies net changes of these kinds; the strict ones expect rows.
+    def _run(self, statement: Part, statements: TableStatements, kind: str, expected: int) -> None:
+        """Execute a statement that is to meet so many rows.
 
-        Args:
-            columns: those that all updates set, if these are the same.
-            known: all updates tell what was in these columns before.
+        By the number that the server gives anyway: to have it count what the statement returns,
+        as expecting() does, it would have to read each row again.
         """
-        if kinds not in ("U", "D"):
-            return statement_for(statements, how, source, columns)
-        was = None
-        if kinds == "U" and self._compares:
-            was = statements.as_it_was(columns if known else None)
+        met = self._connection.execute(statement)
+        if met != expected:
+            raise DatabaseError(
+                f"conflict {_STRICT[kind]} on {statements.captured}: {expected - met} of "
+                f"{expected} rows were not there as the master had them",
+                where=self._connection.where,
+                hint="Does something else write to it? The batch is looked at again.",
+                sqlstate=CONFLICT,
+            )
+
+    def _was(
+        self, statements: TableStatements, columns: Sequence[str] | None, known: bool
+    ) -> Part | None:
+        """The condition that updates meet what the master's rows were."""
+        return statements.as_it_was(columns if known else None) if self._compares else None
+
+    def statement(self, statements: TableStatements, how: str, kinds: str, source: Part) -> Part:
+        """The statement that applies net changes of these kinds; the strict ones expect rows."""
+        if kinds not in _STRICT:
+            return statement_for(statements, how, source, None)
+        was = self._was(statements, None, False) if kinds == "U" else None
         expected = sql.SQL("(SELECT count(*) FROM {} s)").format(source)
-        return expecting(statements, how, source, columns, was, expected)
+        return expecting(statements, how, source, None, was, expected)
+
+
+def _found(id_: int, operations: Mapping[str, tuple[int, int]]) -> Row:
+    """What ``staged_tables`` would say of a table."""
+    count = sum(number for number, _ in operations.values())
+    _, truncated = operations.get("T", (0, 0))
+    return (id_, count, truncated, *(operations.keys() == {kind} for kind in "IDU"))

@@ -7,6 +7,7 @@ large one. The slave's table is ``t``.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,7 @@ class TableStatements:
         self.captured = captured
         self.table = table
         self.name = sql.Identifier(table.schema, table.name)
+        self._plain = False
         self._only = sql.SQL("" if table.partitioned else "ONLY ")
         self._key = [table.columns[name] for name in captured.key]
         self._others = [
@@ -47,6 +49,12 @@ class TableStatements:
             for name in captured.columns
             if name not in captured.key and not table.columns[name].generated
         ]
+
+    def with_plain_keys(self) -> TableStatements:
+        """The same, but sources have the key's values in columns ``k1``, ``k2``, ... and no key."""
+        one = copy.copy(self)
+        one._plain = True
+        return one
 
     @property
     def _written(self) -> list[tuple[str, SlaveColumn]]:
@@ -124,6 +132,10 @@ class TableStatements:
     def copied_out(self) -> Part:
         """What a query for that has to select, as text, on the master."""
         return sql.SQL(", ").join(_text(source, c) for source, c in self._written)
+
+    def key_out(self) -> list[Part]:
+        """The key's values, for a query on the master."""
+        return [_text("key", c) for c in self._key]
 
     def insert_missing(self, source: Part) -> Part:
         """INSERT of those rows of the source whose keys are not there."""
@@ -271,9 +283,11 @@ class TableStatements:
         """The condition that a row of the slave and a change have the same key."""
         return sql.SQL(" AND ").join(
             sql.SQL("t.{} {} {}").format(
-                sql.Identifier(c.name), sql.SQL(c.equal or "="), _value("key", c)
+                sql.Identifier(c.name),
+                sql.SQL(c.equal or "="),
+                _read(c, sql.Identifier("c", f"k{number}")) if self._plain else _value("key", c),
             )
-            for c in self._key
+            for number, c in enumerate(self._key, 1)
         )
 
 
@@ -283,8 +297,12 @@ def _value(source: str, column: SlaveColumn) -> Part:
     With the column's length, so that one which an UPDATE leaves alone is not written anew for being
     measured; no value is cut by that, see misfit().
     """
+    return _read(column, _text(source, column))
+
+
+def _read(column: SlaveColumn, text: Part) -> Part:
     before, after = column.input
-    return sql.SQL("{}{}{}").format(sql.SQL(before), _text(source, column), sql.SQL(after))
+    return sql.SQL("{}{}{}").format(sql.SQL(before), text, sql.SQL(after))
 
 
 def _text(source: str, column: SlaveColumn) -> Part:

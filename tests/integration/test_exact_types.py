@@ -22,7 +22,7 @@ from pyreplica.errors import DatabaseError, PyReplicaError
 from pyreplica.master import log
 from pyreplica.replication.setup import install
 from pyreplica.replication.wait import wait
-from pyreplica.slave import inserts
+from pyreplica.slave import inserts, unstaged
 from tests import typevalues
 from tests.conftest import Databases
 from tests.support import LIMIT, Running, config, connect, copy, running, value
@@ -434,6 +434,7 @@ def test_many_new_rows_are_the_same(
     original = inserts.Inserts.copy
     monkeypatch.setattr(inserts.Inserts, "copy", copy)
     monkeypatch.setattr(inserts, "FEWEST_ROWS", fewest)
+    monkeypatch.setattr(unstaged, "LEAST_PART", 1_000_000)
     monkeypatch.setattr(log, "FETCH_ROWS", 1)
     tables = {"plain": "SELECT * FROM public.source"}
     for n, type_ in exact.keys.items():

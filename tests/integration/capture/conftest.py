@@ -46,8 +46,8 @@ def emptied_master(master_cluster: Cluster) -> Iterator[Master]:
     master_cluster.create_database(name)
     master_cluster.psql("-q", "-f", str(sqlfiles.path("master-install.sql")), dbname=name)
     with Master(master_cluster, name) as master:
-        # the first row of all has the number at which the sequence stands before it, and is not seen in
-        # the size of the log that is kept; no test is to depend on being the first
+        # The first row of all has the number at which the sequence stands before it, and is not
+        # seen in the size of the log that is kept; no test is to depend on being the first.
         master.reader.run("SELECT nextval('pyreplica.replica_log_id')")
         yield master
     master_cluster.start()
