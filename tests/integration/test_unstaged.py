@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import pytest
 
+from pyreplica.master import Master
 from pyreplica.master.log import LONGEST_FOLDED
 from pyreplica.replication.setup import install
 from pyreplica.slave import unstaged
@@ -13,7 +15,7 @@ from pyreplica.slave.inserts import FEWEST_ROWS
 from pyreplica.slave.stage import DELETE_BELOW, Stage
 from pyreplica.slave.unstaged import NetTable
 from tests.conftest import Databases
-from tests.support import assert_same, config, copied, copy, running, sql, value
+from tests.support import assert_same, config, connect, copied, copy, running, sql, value
 
 MANY = 2_000
 TABLES = "".join(
@@ -325,3 +327,56 @@ def test_staging_tables_of_every_size_are_emptied(databases: Databases) -> None:
             sql(databases.master, "DELETE FROM public.t WHERE id > 3000")
             assert_same(made)
     assert sizes[1] > DELETE_BELOW > sizes[3] > sizes[2] > 0
+
+
+def test_many_tables_are_found_by_an_index(databases: Databases, nets: Seen) -> None:
+    """The batches before and after the index is there have the same results."""
+    names = [f"public.m{number}" for number in range(6)]
+    tables = "".join(
+        f"CREATE TABLE {name} (id int PRIMARY KEY, v text);"
+        f"INSERT INTO {name} SELECT g, 'row' FROM generate_series(1, 900) g;"
+        for name in names
+    )
+    made = copied(databases, tables)
+    indexes = (
+        "SELECT array_agg(indexname ORDER BY indexname) FROM pg_indexes "
+        "WHERE tablename ~ '^(stage|net)_'"
+    )
+    with running(made) as daemon:
+        for statement in (
+            "UPDATE {} SET v = v || id WHERE id % 3 = 0; DELETE FROM {} WHERE id % 50 = 7",
+            "UPDATE {} SET v = 'x'; INSERT INTO {} SELECT g, 'n' FROM generate_series(901, 950) g",
+        ):
+            sql(
+                databases.master,
+                *one(*(part for n in names for part in statement.replace("{}", n).split("; "))),
+            )
+            assert_same(made)
+            assert value(databases.slave, indexes) == ["net_1_by_tab", "stage_1_by_tab"]
+        assert daemon.said("conflict") == []
+    assert nets == [[], []]
+
+
+def test_what_a_running_transaction_has_written_is_not_read_by_each_batch(
+    databases: Databases,
+) -> None:
+    made = copied(databases, TABLES)
+    with connect(databases.master) as open_, closing(Master(made)) as master:
+        open_.execute("BEGIN")
+        open_.execute("UPDATE public.t SET v = v || '!'")
+        sql(databases.master, "UPDATE public.u SET v = 'x' WHERE id = 1")
+        seen = master.log.position().snapshot
+        assert seen.running
+        sql(databases.master, "UPDATE public.u SET v = 'y' WHERE id = 1")
+        read = (
+            "SELECT sum(idx_tup_fetch)::int FROM pg_stat_xact_user_tables "
+            "WHERE relname ~ '^replica_log_'"
+        )
+        with master.connection.transaction():
+            fetched = master.log.fetch(seen)
+            assert [change.op for change in fetched.changes or ()] == ["U"]
+            assert master.connection.one(read) == (1,)
+            master.log.contents(seen, fetched.position.snapshot)
+            assert master.connection.one(read) == (2,)
+        open_.execute("COMMIT")
+        assert len(master.log.fetch(seen).changes or ()) in (0, MANY + 1)
