@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import signal
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from tests.bench.bucardo import Bucardo
 from tests.bench.builtin import Builtin
@@ -21,6 +14,7 @@ from tests.bench.document import write_part
 from tests.bench.londiste import Londiste, LondisteBulk
 from tests.bench.ours import OnePhase, PlPgSQL, PyReplica
 from tests.bench.pglogical import Pglogical
+from tests.bench.program import folder, names, say
 from tests.bench.report import report
 from tests.bench.run import MEASURES, Plan, run
 from tests.bench.slony import Slony
@@ -39,9 +33,9 @@ _DEFAULTS = Plan()
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--systems", type=_names(SYSTEMS), default=list(SYSTEMS))
-    parser.add_argument("--measures", type=_names(MEASURES), default=MEASURES)
-    parser.add_argument("--backlogs", type=_names(_DEFAULTS.backlogs), default=_DEFAULTS.backlogs)
+    parser.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--measures", type=names(MEASURES), default=MEASURES)
+    parser.add_argument("--backlogs", type=names(_DEFAULTS.backlogs), default=_DEFAULTS.backlogs)
     parser.add_argument("--rounds", type=int, default=_DEFAULTS.rounds)
     parser.add_argument("--scale", type=float, default=_DEFAULTS.scale)
     parser.add_argument("--commits", type=int, default=_DEFAULTS.commits)
@@ -59,18 +53,15 @@ def main() -> int:
     plan = Plan(
         given.measures, given.backlogs, given.rounds, given.scale, given.commits, given.seconds
     )
-    signal.signal(signal.SIGTERM, _stop)
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="pyreplica-bench-"))
-        folder.chmod(0o755)
-        stack.callback(shutil.rmtree, folder)
+        home = stack.enter_context(folder())
         contestants: dict[str, Contestant] = {}
         for name in given.systems:
             if missing := SYSTEMS[name].missing():
                 say(f"{name} is left out: not installed are {', '.join(missing)} (make peers)")
                 continue
             say(f"{name}: making its servers")
-            contestants[name] = stack.enter_context(Contestant(SYSTEMS[name], folder))
+            contestants[name] = stack.enter_context(Contestant(SYSTEMS[name], home))
         figures = run(plan, contestants, say)
         text = report(plan, contestants, figures)
         titles = {name: one.system.title for name, one in contestants.items()}
@@ -80,31 +71,6 @@ def main() -> int:
     if given.chart is not None and figures.caught_up:
         given.chart.write_text(chart(plan, titles, figures), encoding="utf-8")
     return 0
-
-
-def say(text: str) -> None:
-    """Print at once, with the time since the beginning."""
-    print(f"{time.monotonic() - _BEGAN:6.0f}  {text}" if "\n" not in text else text, flush=True)
-
-
-_BEGAN = time.monotonic()
-
-
-def _names(known: Collection[str]) -> Callable[[str], list[str]]:
-    """A parser of names with commas or blanks in between."""
-
-    def names(text: str) -> list[str]:
-        chosen = text.replace(",", " ").split()
-        for name in chosen:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
-        return chosen
-
-    return names
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 
 from tests.bench.contest import Contestant
+from tests.bench.program import machine
 from tests.bench.run import Figures, Plan
 from tests.bench.system import BASE, server_version
 from tests.bench.workloads import Backlog
@@ -25,13 +23,9 @@ def report(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
 def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) -> Iterator[str]:
     titles = {name: one.system.title for name, one in contestants.items()}
     first = next(iter(contestants.values()))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     yield f"Beside other systems: {datetime.now(timezone.utc):%Y-%m-%d}"
     yield ""
-    yield (
-        f"{_processors()}; {memory} GB; {platform.system()} {platform.release().split('-')[0]}; "
-        f"PostgreSQL {server_version(first.master)}; Python {platform.python_version()}"
-    )
+    yield machine(server_version(first.master))
     yield "Each system has two servers on this machine, a master and a slave; they take turns."
     yield f"Servers: {', '.join(f'{key} = {value}' for key, value in BASE.items())}"
     yield (
@@ -146,12 +140,3 @@ def _table(titles: Mapping[str, str], columns: Mapping[str, Mapping[str, str]]) 
         cells = [first.ljust(widths[0])]
         cells += [text.rjust(width) for text, width in zip(rest, widths[1:], strict=True)]
         yield "  ".join(cells).rstrip()
-
-
-def _processors() -> str:
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{os.cpu_count()} cores" + (f" of {models[0]}" if models else "")

@@ -11,7 +11,7 @@ from tests.bench.growth.series import ONCE, Plan, Point
 from tests.bench.growth.tables import KINDS, TRANSACTION
 from tests.bench.growth.writers import Stretch
 from tests.bench.operation.figures import table
-from tests.bench.triggers.report import machine
+from tests.bench.program import machine
 
 FLAT = 1.5
 """What is no more than so many times the smallest is flat."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 
 from tests.bench.operation.figures import kb, table
+from tests.bench.program import machine
 from tests.bench.triggers.measures import Beginning
 from tests.bench.triggers.run import LIBRARIES, PLAIN, SESSION, SHARED, Figures
 
@@ -25,25 +23,6 @@ _WAYS = {
 def report(figures: Figures) -> str:
     """The whole text."""
     return "\n".join(_lines(figures)) + "\n"
-
-
-def machine(postgresql: str) -> str:
-    """The machine, and what it runs; on one line.
-
-    Args:
-        postgresql: the servers' version.
-    """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    processors = f"{os.cpu_count()} cores" + (f" of {models[0]}" if models else "")
-    return (
-        f"{processors}; {memory} GB; {platform.system()} {platform.release().split('-')[0]}; "
-        f"PostgreSQL {postgresql}; Python {platform.python_version()}"
-    )
 
 
 def _lines(figures: Figures) -> Iterator[str]:
