@@ -72,7 +72,7 @@ def test_a_reading_of_the_log_does_not_grow_while_a_transaction_is_open(pair: Pa
     (turn,) = found.turns
     for stretch in turn:
         # who is in the middle of it has drawn the row's number, and the log's not yet
-        assert 0 < stretch.singles
+        assert stretch.singles > 0
         assert abs(stretch.rows - stretch.singles) <= oldest.CLIENTS
     closed, *opened = found.steps
     assert opened[0].rows > closed.rows
