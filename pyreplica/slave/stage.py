@@ -305,6 +305,9 @@ class Stage:
                 self.fold(id_, truncated, ids)
                 folded[id_] = {}
                 sources.append(_Source(statements, id_, folded[id_]))
+        if len(wave) >= MANY_TABLES:
+            # else the planner takes each table's part for a row, and may join it by nested loops
+            self._connection.execute(self._named("ANALYZE {stage} (tab); ANALYZE {net} (tab)"))
         if folded:
             for id_, kind, count in self._connection.query(self._named(_SQL["net_kinds"])):
                 if id_ in folded:
