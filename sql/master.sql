@@ -77,10 +77,10 @@ SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_lo
 
 -- All changes after a snapshot in one round trip, with the moment they were read at. Changes of a transaction are
 -- found by its txid alone: those that were running at the snapshot and have ended, and those that came after it (what
--- one has written that still runs is not even looked at, it may be much). When there are
--- too many, or they are too long, only their number comes back. With the first row come the values of sequences ($5)
--- and where all sequences stand ($6). They are read after the snapshot was taken, so that none is behind a value that
--- a row of the answer was given.
+-- one has written that still runs is not even looked at, it may be much). When there are too many, or they are too
+-- long, only their number comes back. With the first row come the values of sequences ($5) and where all sequences
+-- stand ($6). They are read after the snapshot was taken, so that none is behind a value that a row of the answer was
+-- given.
 -- name: prepare_fetch
 PREPARE pyreplica_fetch (xid8[], xid8, integer, bigint, oid[], boolean) AS
 SELECT pg_current_snapshot()::text, (SELECT last_value FROM pyreplica.replica_log_id), now(), c.many,

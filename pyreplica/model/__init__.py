@@ -1,0 +1,61 @@
+"""What the layers hand to each other: plain frozen values, without any database in them."""
+
+from pyreplica.model.changes import (
+    BARRIERS,
+    Change,
+    Script,
+)
+from pyreplica.model.positions import (
+    SQL_VERSION,
+    Applied,
+    Confirmed,
+    Cursor,
+    Identity,
+    LogKept,
+    Position,
+    Server,
+    Snapshot,
+)
+from pyreplica.model.sequences import (
+    MasterSequence,
+    SequenceColumn,
+    SequenceState,
+    SlaveSequence,
+)
+from pyreplica.model.status import (
+    State,
+    Status,
+    Step,
+)
+from pyreplica.model.tables import (
+    CapturedTable,
+    SlaveColumn,
+    SlaveTable,
+    TableCopy,
+)
+
+__all__ = [
+    "BARRIERS",
+    "SQL_VERSION",
+    "Applied",
+    "CapturedTable",
+    "Change",
+    "Confirmed",
+    "Cursor",
+    "Identity",
+    "LogKept",
+    "MasterSequence",
+    "Position",
+    "Script",
+    "SequenceColumn",
+    "SequenceState",
+    "Server",
+    "SlaveColumn",
+    "SlaveSequence",
+    "SlaveTable",
+    "Snapshot",
+    "State",
+    "Status",
+    "Step",
+    "TableCopy",
+]

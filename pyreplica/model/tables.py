@@ -1,0 +1,118 @@
+"""Tables, as either side has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyreplica.model.positions import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class TableCopy:
+    """The slave's record of one table of the replication (``replica_copy``).
+
+    Args:
+        relid: its oid on the master.
+        schema, name: what it was called when it was copied.
+        state: "copying"; "joining": copied as of ``snapshot``, and to be brought to where the
+            others are; "ready"; "removed": passed over.
+        snapshot: of a joining table only.
+        rows: how many were copied.
+        problem: why it could not join.
+    """
+
+    relid: int
+    schema: str
+    name: str
+    state: str
+    snapshot: Snapshot | None
+    rows: int | None
+    problem: str | None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def being_added(self) -> bool:
+        """Whether it is on its way into the replication."""
+        return self.state in ("copying", "joining")
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedTable:
+    """A generation of a table that is captured on the master (``replica_table``).
+
+    Args:
+        relid: its oid on the master, which outlives its name.
+        columns: those that are logged; generated ones are not.
+        types: every column's type with its length, as SQL.
+        definitions: of columns with types that users have made, what these are made of.
+    """
+
+    id: int
+    relid: int
+    schema: str
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    partitioned: bool
+    active: bool
+    types: Mapping[str, str] = field(hash=False)
+    definitions: Mapping[str, str] = field(hash=False, default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveColumn:
+    """A column of a table on the slave.
+
+    Args:
+        type: the type's name without a length, as SQL.
+        full_type: with its length.
+        input: how text becomes a value of it, as SQL: what comes before the text and what after it.
+        equal: the key index's equality as SQL, for key columns.
+        identity_always: GENERATED ALWAYS AS IDENTITY; it can be inserted, not updated.
+        required: NOT NULL and without a default.
+        definition: of a type that users have made, what it is made of.
+    """
+
+    name: str
+    type: str
+    full_type: str
+    input: tuple[str, str]
+    equal: str | None
+    generated: bool
+    identity_always: bool
+    required: bool
+    definition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveTable:
+    """A table of the slave, as its statements need it.
+
+    Args:
+        has_key: there is a unique index on just the key columns.
+        other_unique: there are further unique indexes or exclusion constraints.
+        referenced_by: tables with foreign keys to it, schema.table.
+        writable: the session's role may do all that applying needs.
+        unlogged: it, or a partition of it, would be empty after a crash.
+        rewritten: a rule makes something else of an INSERT, also in the daemon's session.
+    """
+
+    schema: str
+    name: str
+    partitioned: bool
+    columns: Mapping[str, SlaveColumn]
+    has_key: bool
+    other_unique: bool
+    referenced_by: tuple[str, ...]
+    writable: bool
+    unlogged: bool
+    rewritten: bool
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
