@@ -5,6 +5,10 @@ from pyreplica.model.changes import (
     Change,
     Script,
 )
+from pyreplica.model.events import (
+    Event,
+    EventKind,
+)
 from pyreplica.model.positions import (
     SQL_VERSION,
     Applied,
@@ -42,6 +46,8 @@ __all__ = [
     "Change",
     "Confirmed",
     "Cursor",
+    "Event",
+    "EventKind",
     "Identity",
     "LogKept",
     "MasterSequence",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class State(enum.Enum):
@@ -12,6 +13,11 @@ class State(enum.Enum):
     CONNECTING = "connecting"
     CATCHING_UP = "catching up"
     WAITING = "waiting"
+    """It has moved all there was, and sleeps until it is woken."""
+    PAUSED = "paused"
+    """An administrator has paused it."""
+    STANDBY = "standby"
+    """Another daemon runs it; this one takes over when that goes away."""
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -29,10 +35,45 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One replication at one moment; what the loop publishes and everything that shows it reads."""
+    """One replication at one moment; what the loop publishes and everything that shows it reads.
+
+    Attributes:
+        replication: its name.
+        state: what it is doing.
+        since: since when, in UTC.
+        batch: the last batch that was committed.
+        changes: the changes applied since the copy.
+        in_step_at: when, by this machine's clock in UTC, the slave equalled the master as of then;
+            None before that is known. While it waits that is now.
+        error: what failed last, while that is not mended.
+        hint: what to do about it.
+        error_since: since when that has failed, in UTC.
+        log_bytes: how much log the master keeps for the slave, when it was last looked at.
+        log_percent: the part of ``max_log_size`` or ``max_log_age`` that is, the larger one.
+        conflicts_waiting: changes that could not be applied and wait, when last looked at.
+    """
 
     replication: str
     state: State
+    since: datetime | None = None
     batch: int = 0
     changes: int = 0
+    in_step_at: datetime | None = None
     error: str | None = None
+    hint: str | None = None
+    error_since: datetime | None = None
+    log_bytes: int | None = None
+    log_percent: int | None = None
+    conflicts_waiting: int | None = None
+
+    def lag(self, now: datetime) -> float | None:
+        """How far the slave may be behind the master at most, seconds; None when not known.
+
+        Args:
+            now: this machine's clock, in UTC.
+        """
+        if self.state is State.WAITING:
+            return 0.0
+        if self.in_step_at is None:
+            return None
+        return max(0.0, (now - self.in_step_at).total_seconds())

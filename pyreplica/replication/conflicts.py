@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from pyreplica.config import ReplicationConfig
+from pyreplica.config.policies import Policy
 from pyreplica.database import errorcodes, sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError, Refused
 from pyreplica.master import Master
-from pyreplica.policies import Policy
 from pyreplica.slave import Slave
 from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
 from pyreplica.slave.culprit import is_data_error

@@ -285,7 +285,9 @@ class Replication:
             batch, changes = session.cursor.batch, session.changes
         if state is State.WAITING:
             self._last_error = None
-        status = Status(self.config.name, state, batch, changes, self._last_error)
+        status = Status(
+            self.config.name, state, batch=batch, changes=changes, error=self._last_error
+        )
         if status != self.status:
             self.status = status
             self._publish(status)

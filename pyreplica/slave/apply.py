@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from pyreplica.config import ReplicationConfig
+from pyreplica.config.policies import Policy
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError
 from pyreplica.model import BARRIERS, Change, Cursor, Script
-from pyreplica.policies import Policy
 from pyreplica.slave import Slave, emptying, is_unique_violation
 from pyreplica.slave.barriers import Barriers
 from pyreplica.slave.catalog import Catalog

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
+from pyreplica.config.policies import OnError, Policy
 from pyreplica.database import Row, sql
 from pyreplica.errors import ApplyError, DatabaseError
 from pyreplica.model import Change
-from pyreplica.policies import OnError, Policy
 from pyreplica.slave import Slave, emptying, is_unique_violation
 from pyreplica.slave.culprit import (
     NAMING_ERRORS,

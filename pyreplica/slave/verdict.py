@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from pyreplica.policies import Policies, Policy
+from pyreplica.config.policies import Policies, Policy
 
 _RESOLUTIONS = {
     "insert_exists": {Policy.WARN: "applied", Policy.APPLY: "applied", Policy.SKIP: "skipped"},

@@ -17,19 +17,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyreplica import dsn
 from pyreplica.config import (
     CommitMode,
     Config,
     ReplicationConfig,
+    dsn,
     load,
     parse,
     parse_duration,
     parse_size,
 )
-from pyreplica.dsn import redact
+from pyreplica.config.dsn import redact
+from pyreplica.config.policies import OnError, Policies, Policy
 from pyreplica.errors import ConfigError
-from pyreplica.policies import OnError, Policies, Policy
 
 UNHURRIED = settings(deadline=None)  # other tests keep the machine busy
 NOTHING_SET: Mapping[str, str] = {}

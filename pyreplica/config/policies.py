@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, fields
 
-from pyreplica.yamltree import Spot, one_of, suggest
+from pyreplica.config.yamltree import Spot, one_of, suggest
 
 
 class OnError(enum.Enum):
