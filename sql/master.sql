@@ -53,6 +53,19 @@ FROM pyreplica.log_kept() WHERE replication = %(replication)s
 -- name: want_ddl
 UPDATE pyreplica.replica_slave SET ddl = %(wanted)s WHERE replication = %(replication)s AND ddl <> %(wanted)s
 
+-- The slave is where it was before, under another identity.
+-- name: adopt
+UPDATE pyreplica.replica_slave SET slave_system = %(system)s, slave_database = %(database)s
+WHERE replication = %(replication)s
+
+-- Captured tables that are not under the oid they were recorded with.
+-- name: moved_tables
+SELECT quote_ident(t.schema_name) || '.' || quote_ident(t.table_name) FROM pyreplica.replica_table t
+WHERE t.active AND NOT EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = t.relid AND c.relname = t.table_name AND n.nspname = t.schema_name)
+ORDER BY 1
+
 -- name: unregister
 DELETE FROM pyreplica.replica_slave WHERE replication = %(replication)s
 

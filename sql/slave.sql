@@ -47,6 +47,11 @@ ON CONFLICT (replication) DO UPDATE
         made_schema = replica_cursor.made_schema OR excluded.made_schema
 RETURNING id
 
+-- The master is the one it was before, under another identity.
+-- name: adopt
+UPDATE pyreplica.replica_cursor SET master_system = %(system)s, master_database = %(database)s
+WHERE replication = %(replication)s
+
 -- name: finish_copy
 UPDATE pyreplica.replica_cursor
 SET state = 'ready', made_schema = false, batch = %(batch)s, snapshot = %(snapshot)s, log_id = %(log_id)s,

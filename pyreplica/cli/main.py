@@ -19,6 +19,7 @@ from typing import NoReturn
 from pyreplica import __version__
 from pyreplica.cli import (
     add_table,
+    adopt,
     check,
     compare,
     conflicts,
@@ -52,6 +53,7 @@ COMMANDS = (
     execute,
     add_table,
     remove_table,
+    adopt,
     uninstall,
     demo,
 )

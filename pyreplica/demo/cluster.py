@@ -249,6 +249,22 @@ class Cluster:
             *("psql", *options, *args), input=input, check=check, timeout=timeout, as_caller=True
         )
 
+    def take_over(self, old: Cluster) -> None:
+        """Have pg_upgrade move everything of another server here; both are stopped.
+
+        Raises:
+            PyReplicaError: it failed; the details are what it wrote.
+        """
+        folders = ("-d", str(old._data), "-D", str(self._data), "-s", str(self.socket_directory))
+        binaries = (
+            "-b",
+            str(old.binary("postgres").parent),
+            "-B",
+            str(self.binary("postgres").parent),
+        )
+        ports = ("-p", str(old.port), "-P", str(self.port))
+        self._programs.run("pg_upgrade", *folders, *binaries, *ports)
+
     def create_database(self, name: str) -> None:
         """Make an empty database.
 

@@ -173,6 +173,17 @@ class Master(Side):
             {"replication": self.replication, "system": slave.system, "database": slave.database},
         )
 
+    def adopt(self, slave: Identity) -> None:
+        """Record another identity of the slave; it is the same database, moved."""
+        self.connection.execute(
+            _SQL["adopt"],
+            {"replication": self.replication, "system": slave.system, "database": slave.database},
+        )
+
+    def moved_tables(self) -> list[str]:
+        """The captured tables that are not under the oid they were recorded with."""
+        return [str(name) for (name,) in self.connection.query(_SQL["moved_tables"])]
+
     def unregister(self) -> None:
         """Forget the slave; nothing is kept for it any more."""
         self.connection.execute(_SQL["unregister"], {"replication": self.replication})

@@ -15,16 +15,11 @@ Observer = Callable[[Step, int], None]
 """Told of each step with the batch's number, after the step is done."""
 
 
-def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[Applied, Confirmed]:
-    """What the two sides say of this replication, when they speak of each other.
-
-    Args:
-        dropped_too: a slave that was dropped is not refused.
+def recorded(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:
+    """What the two sides say of this replication, whoever they say is on the other side.
 
     Raises:
         NotInstalled: nothing was copied yet.
-        Dropped: the log is not kept for the slave any more.
-        Refused: one of them knows another database as its counterpart.
     """
     applied, confirmed = slave.applied(), master.confirmed()
     if (
@@ -40,17 +35,33 @@ def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[A
             where=slave.replication,
             hint=f"Run `pyreplica copy {slave.replication}`.",
         )
-    for side, other, recorded in (
+    return applied, confirmed
+
+
+def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[Applied, Confirmed]:
+    """What the two sides say of this replication, when they speak of each other.
+
+    Args:
+        dropped_too: a slave that was dropped is not refused.
+
+    Raises:
+        NotInstalled: nothing was copied yet.
+        Dropped: the log is not kept for the slave any more.
+        Refused: one of them knows another database as its counterpart.
+    """
+    applied, confirmed = recorded(master, slave)
+    for side, other, before in (
         (master, "master", applied.master),
         (slave, "slave", confirmed.slave),
     ):
         found = side.identity()
-        if found != recorded:
+        if found != before:
             raise Refused(
-                f"this is {found}, but the replication was set up with {recorded}",
+                f"this is {found}, but the replication was set up with {before}",
                 where=side.connection.where,
-                hint=f"Connect to the {other} it was copied with, or copy anew with "
-                f"`pyreplica copy {slave.replication} --truncate`.",
+                hint=f"Connect to the {other} it was copied with; or run `pyreplica adopt "
+                f"{slave.replication}` if it is that one, after pg_upgrade or under another name; "
+                f"or copy anew with `pyreplica copy {slave.replication} --truncate`.",
             )
     if not dropped_too:
         master.check_kept()
@@ -80,7 +91,7 @@ def agree(
     applied = slave.applied() or applied
     here, there = applied.cursor, confirmed.cursor
     if here is None:
-        raise _not_copied(config)
+        raise not_copied(config)
     if (
         config.commit is CommitMode.ONE_PHASE
         and here.batch == there.batch + 1
@@ -89,7 +100,18 @@ def agree(
         # the slave committed, the master was not told: the cursor alone decides, unless it is
         # of a moment that this master has not seen yet
         master.confirm(here)
-        there = here
+    else:
+        check_fit(config, here, there)
+    return confirmed.bit, here, applied
+
+
+def check_fit(config: ReplicationConfig, here: Cursor, there: Cursor) -> None:
+    """Raise Refused unless both sides stand at the same batch.
+
+    Args:
+        here: the slave's cursor.
+        there: what the master has recorded.
+    """
     if there.batch != here.batch or there.position.snapshot != here.position.snapshot:
         raise Refused(
             f"the master recorded batch {there.batch}, the slave has batch {here.batch}",
@@ -103,7 +125,6 @@ def agree(
             )
             + f" Copy it anew: `pyreplica copy {config.name} --truncate`.",
         )
-    return confirmed.bit, here, applied
 
 
 def _decide(
@@ -121,7 +142,8 @@ def _decide(
         observe(Step.RECOVERED, batch)
 
 
-def _not_copied(config: ReplicationConfig) -> PyReplicaError:
+def not_copied(config: ReplicationConfig) -> PyReplicaError:
+    """The error for a slave that has nothing yet."""
     return NotInstalled(
         "the slave has not been copied yet",
         where=config.name,

@@ -207,6 +207,13 @@ class Slave(Side):
         )
         return int(id_)
 
+    def adopt(self, master: Identity) -> None:
+        """Record another identity of the master; it is the same database, moved."""
+        self.connection.execute(
+            _SQL["adopt"],
+            {"replication": self.replication, "system": master.system, "database": master.database},
+        )
+
     def create_staging(self, id_: int) -> None:
         """Make the staging tables of this replication, or make them anew after an upgrade."""
         names = staging(id_)
