@@ -106,6 +106,28 @@ class Refused(PyReplicaError):
     """
 
 
+class AtWork(Refused):
+    """Somebody else is at work for the replication; it can be done when they have ended.
+
+    Args:
+        who: the other one, as far as it is known: its process and host. The other arguments are
+            those of :class:`PyReplicaError`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        details: str = "",
+        retry: bool = True,
+        who: str = "",
+    ) -> None:
+        super().__init__(what, where=where, hint=hint, details=details, retry=retry)
+        self.who = who
+
+
 class Dropped(Refused):
     """The master keeps no log for the slave any more: it needs a new copy."""
 

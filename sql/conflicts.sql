@@ -107,9 +107,14 @@ UPDATE pyreplica.replica_conflict SET resolution = %(resolution)s, settled_at = 
 WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL AND resolution = 'restating'
     AND key = ANY (%(keys)s)
 
--- name: trim
-DELETE FROM pyreplica.replica_conflict
-WHERE replication = %(replication)s AND settled_at < now() - %(keep)s * interval '1 second'
+-- The same as open, in the same round trip with forgetting what was settled long ago.
+-- name: open_and_trim
+WITH trimmed AS (
+    DELETE FROM pyreplica.replica_conflict
+    WHERE replication = %(replication)s AND settled_at < now() - %(keep)s * interval '1 second'
+)
+SELECT coalesce(bool_or(resolution = 'waiting'), false), coalesce(bool_or(resolution = 'restating'), false)
+FROM pyreplica.replica_conflict WHERE replication = %(replication)s AND settled_at IS NULL
 
 -- How many wait, since when, and how many were met within the last day.
 -- name: count

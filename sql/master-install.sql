@@ -17,7 +17,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 3;   -- the same number as at the end of this script
+    version_here constant integer := 4;   -- the same number as at the end of this script
     version_found integer;
     tries integer := 0;
 BEGIN
@@ -98,7 +98,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
 );
 
 INSERT INTO pyreplica.replica_version (side, version, made_plpython3u)
-SELECT 'master', 3, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+SELECT 'master', 4, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version
@@ -114,6 +114,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/catalog.sql
 \ir master/statements.sql
 \ir master/merge.sql
+\ir master/others.sql
 \ir master/setup.sql
 \ir master/plpgsql.sql
 \ir master/unseen.sql
@@ -124,6 +125,8 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/upkeep.sql
 \ir master/keep.sql
 \ir master/sequences.sql
+\ir master/status.sql
+\ir status.sql
 
 -- Version 2 had these.
 DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text);
@@ -184,6 +187,7 @@ CREATE EVENT TRIGGER pyreplica_rewrite ON table_rewrite EXECUTE FUNCTION pyrepli
 CREATE EVENT TRIGGER pyreplica_ddl ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
         'ALTER EXTENSION', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
+        'CREATE TRIGGER', 'CREATE INDEX', 'CREATE STATISTICS',   -- what others must not do there
         'ALTER INDEX')   -- which can rename a table, too
     EXECUTE FUNCTION pyreplica.follow_ddl();
 CREATE EVENT TRIGGER pyreplica_drop ON sql_drop EXECUTE FUNCTION pyreplica.follow_ddl();

@@ -260,6 +260,12 @@ SELECT EXISTS (
     WHERE pg_relation_filenode(c.oid) <> c.relfilenode
 )
 
+-- Functions of others that could run with the rights of the capture, see others.sql: of tables captured by an older
+-- release, which did not refuse them.
+-- name: code_of_others
+SELECT t.schema_name, t.table_name, c.code FROM pyreplica.replica_table t, pyreplica.code_of_others(t.relid) c(code)
+WHERE t.active AND c.code IS NOT NULL ORDER BY 1, 2
+
 -- name: plpython_available
 SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u')
 

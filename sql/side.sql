@@ -40,3 +40,33 @@ SELECT of::bigint, (
     WHERE t.oid >= 16384
 )
 FROM unnest(%(types)s::oid[]) of
+
+-- Who holds the lock of a replication, by what they say of themselves. An address is shown to the same role only. Anybody
+-- can take an advisory lock: whether it is a role that has rights on PyReplica at all.
+-- name: holders
+SELECT a.application_name, a.client_addr::text, a.pid, a.usename::text,
+    coalesce(has_schema_privilege(a.usesysid, to_regnamespace('pyreplica'), 'USAGE'), false)
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.classid::bigint = hashtext('pyreplica')::bigint & 4294967295
+    AND l.objid::bigint = hashtext(%(replication)s)::bigint & 4294967295
+
+-- Whoever holds the lock says who it is, for those who wait.
+-- name: say_who
+SELECT set_config('application_name', left(current_setting('application_name'), %(room)s) || %(who)s, false)
+
+-- What the session's role may not do in the schema pyreplica, as the GRANT that allows it.
+-- name: missing_rights
+SELECT format('GRANT %%s ON %%s pyreplica.%%I TO %%I', string_agg(p.privilege, ', ' ORDER BY p.n),
+    CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.relname, current_user)
+FROM pg_class c, unnest(CASE WHEN c.relname::text = ANY (%(writes)s) THEN '{SELECT,INSERT,UPDATE,DELETE}'
+    ELSE '{SELECT}' END::text[]) WITH ORDINALITY p(privilege, n)
+WHERE c.relnamespace = 'pyreplica'::regnamespace AND c.relname::text = ANY (%(reads)s::text[] || %(writes)s)
+    AND NOT has_table_privilege(c.oid, p.privilege)
+GROUP BY c.relkind, c.relname
+UNION ALL
+SELECT format('GRANT EXECUTE ON FUNCTION %%s TO %%I', f.oid::regprocedure, current_user) FROM pg_proc f
+WHERE f.pronamespace = 'pyreplica'::regnamespace AND f.proname::text = ANY (%(calls)s)
+    AND NOT has_function_privilege(f.oid, 'EXECUTE')
+ORDER BY 1

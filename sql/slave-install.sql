@@ -4,7 +4,7 @@
 --
 -- Run it as the role the daemon connects with, or a superuser. It is one transaction, may be run again and again,
 -- and upgrades an older install. A database that is a master already is refused unless
--- PGOPTIONS='-c pyreplica.both=on' says that it is meant.
+-- PGOPTIONS='-c pyreplica.both=on' says that it is meant. Its parts are in the folder slave beside it.
 
 BEGIN;
 
@@ -14,7 +14,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 3;   -- the same number as below
+    version_here constant integer := 4;   -- the same number as below
     version_found integer;
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
     installed_at timestamptz NOT NULL DEFAULT now()
 );
 
-INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 3)
+INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 4)
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version
@@ -110,6 +110,19 @@ BEGIN
         DROP CONSTRAINT IF EXISTS replica_copy_state_check,
         ADD CONSTRAINT replica_copy_state_check CHECK (state IN ('copying', 'joining', 'ready', 'removed'));
     ALTER TABLE pyreplica.replica_cursor ADD COLUMN tables bigint NOT NULL DEFAULT 0;
+END
+$$;
+
+-- Version 4. Which table here that is: one that is renamed on the master is not taken for another table of the new name.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_copy'::regclass AND attname = 'slave_relid')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_copy ADD COLUMN slave_relid oid;
+    UPDATE pyreplica.replica_copy SET slave_relid = to_regclass(format('%I.%I', schema_name, table_name));
 END
 $$;
 
@@ -294,6 +307,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pyreplica.refuse_write() IS 'slave';
+
+\ir slave/pause.sql
+\ir slave/status.sql
+\ir status.sql
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 -- Only what default privileges have granted: REVOKE waits for a batch that is in doubt, if that has emptied a staging

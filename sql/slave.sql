@@ -25,6 +25,15 @@ SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(),
 -- name: may_create
 SELECT has_database_privilege(current_database(), 'CREATE')
 
+-- name: may_stage
+SELECT has_schema_privilege('pyreplica', 'CREATE')
+
+-- The guarded tables that do not belong to the session's role.
+-- name: not_owned
+SELECT c.oid::regclass::text FROM unnest(%(schemas)s::text[], %(names)s::text[]) w(schema, name)
+JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+WHERE NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1
+
 -- name: cursor
 SELECT id, master_system, master_database, state = 'ready', made_schema, batch, snapshot::text, log_id, snapshot_at,
     changes, last_batch_changes, applied_at
@@ -47,10 +56,15 @@ ON CONFLICT (replication) DO UPDATE
         made_schema = replica_cursor.made_schema OR excluded.made_schema
 RETURNING id
 
--- The master is the one it was before, under another identity.
+-- The master is the one it was before, under another identity. Perhaps this database has moved, too: pg_upgrade keeps
+-- the oids of its tables, a dump does not.
 -- name: adopt
 UPDATE pyreplica.replica_cursor SET master_system = %(system)s, master_database = %(database)s
-WHERE replication = %(replication)s
+WHERE replication = %(replication)s;
+UPDATE pyreplica.replica_copy k SET slave_relid = to_regclass(format('%%I.%%I', k.schema_name, k.table_name))
+WHERE k.replication = %(replication)s AND NOT EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = k.slave_relid AND c.relname = k.table_name AND n.nspname = k.schema_name)
 
 -- name: finish_copy
 UPDATE pyreplica.replica_cursor
@@ -66,12 +80,13 @@ INSERT INTO pyreplica.replica_copy (replication, master_relid, schema_name, tabl
 VALUES (%(replication)s, %(relid)s, %(schema)s, %(table)s)
 ON CONFLICT (replication, master_relid) DO UPDATE
     SET schema_name = excluded.schema_name, table_name = excluded.table_name,
-        state = 'copying', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL;
+        state = 'copying', rows_copied = NULL, copied_at = NULL, snapshot = NULL, problem = NULL, slave_relid = NULL;
 UPDATE pyreplica.replica_conflict SET resolution = 'superseded', settled_at = now()
 WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
 
 -- name: copied_table
-UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now()
+UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now(),
+    slave_relid = to_regclass(format('%%I.%%I', schema_name, table_name))
 WHERE replication = %(replication)s AND master_relid = %(relid)s
 
 -- name: forget_tables
@@ -79,14 +94,15 @@ DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s AND maste
 
 -- name: table_copies
 SELECT c.tables, k.master_relid::bigint, k.schema_name, k.table_name, k.state, k.snapshot::text, k.rows_copied,
-    k.problem
+    k.problem, k.slave_relid::bigint
 FROM pyreplica.replica_cursor c LEFT JOIN pyreplica.replica_copy k USING (replication)
 WHERE c.replication = %(replication)s
 
 -- A table is copied as of a snapshot of its own; from there the daemon brings it to where the others are.
 -- name: joining_table
 UPDATE pyreplica.replica_copy
-SET state = 'joining', snapshot = %(snapshot)s, rows_copied = %(rows)s, copied_at = now()
+SET state = 'joining', snapshot = %(snapshot)s, rows_copied = %(rows)s, copied_at = now(),
+    slave_relid = to_regclass(format('%%I.%%I', schema_name, table_name))
 WHERE replication = %(replication)s AND master_relid = %(relid)s
 
 -- name: joined_tables
@@ -116,6 +132,7 @@ UPDATE pyreplica.replica_cursor SET tables = tables + 1 WHERE replication = %(re
 DELETE FROM pyreplica.replica_conflict WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_status WHERE replication = %(replication)s;
+DELETE FROM pyreplica.replica_pause WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_cursor WHERE replication = %(replication)s
 
 -- name: other_cursors
@@ -245,6 +262,18 @@ ON CONFLICT (replication) DO UPDATE SET
 -- name: status
 SELECT state, since, last_error, last_error_at FROM pyreplica.replica_status WHERE replication = %(replication)s
 
+-- name: listen_for_pauses
+LISTEN pyreplica_pause
+
+-- name: paused
+SELECT paused_at, paused_by, reason FROM pyreplica.replica_pause WHERE replication = %(replication)s
+
+-- name: pause
+SELECT pyreplica.pause(%(replication)s, %(reason)s, %(who)s)
+
+-- name: resume
+SELECT pyreplica.resume(%(replication)s)
+
 -- Whether somebody holds a lock of the replication: the daemon's, or that of who copies tables.
 -- name: locked
 SELECT EXISTS (
@@ -342,7 +371,8 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
             FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p),
     EXISTS (SELECT FROM pg_class u WHERE u.relpersistence = 'u'
         AND (u.oid = c.oid OR u.oid IN (SELECT relid FROM pg_partition_tree(c.oid)))),
-    EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R'))
+    EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R')),
+    c.oid::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     -- a unique index on just the key columns, the primary key first

@@ -22,7 +22,7 @@ from pyreplica.config import ReplicationConfig, parse
 from pyreplica.database import Connection
 from pyreplica.errors import PyReplicaError
 from pyreplica.master import Master
-from pyreplica.model import Cursor, State, Status, Step
+from pyreplica.model import Cursor, Event, EventKind, State, Status, Step
 from pyreplica.replication.compare import compare
 from pyreplica.replication.copy import Copied, Copy
 from pyreplica.replication.loop import Replication
@@ -51,6 +51,7 @@ def config_file(folder: Path, databases: Databases, name: str = "shop", **option
     """The same in a file."""
     path = folder / f"{name}.yaml"
     path.write_text(config_text(databases, name, **options), encoding="utf-8")
+    path.chmod(0o600)
     return path
 
 
@@ -292,6 +293,7 @@ class Running:
     Attributes:
         steps: all steps so far, with the batches' numbers.
         statuses: all statuses it has published.
+        events: all events it has told of.
         lines: its log, "LEVEL message".
         error: what ended it, if anything did.
     """
@@ -302,12 +304,17 @@ class Running:
         self.config = made
         self.steps: list[tuple[Step, int]] = []
         self.statuses: list[Status] = []
+        self.events: list[Event] = []
         self.lines: list[str] = []
         self.error: PyReplicaError | None = None
         self._hook = hook
         self._changed = threading.Condition()
         self.replication = Replication(
-            made, observe=self._observe, publish=self._publish, backoff=Backoff(0.01, 0.2)
+            made,
+            observe=self._observe,
+            publish=self._publish,
+            tell=self._tell,
+            backoff=Backoff(0.01, 0.2),
         )
         self._thread = threading.Thread(target=self._run, name=made.name)
 
@@ -327,6 +334,20 @@ class Running:
         with self._changed:
             self.statuses.append(status)
             self._changed.notify_all()
+
+    def _tell(self, event: Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def told(self, kind: EventKind, *, over: bool = False) -> list[Event]:
+        """The events of a kind that it has told of."""
+        return [one for one in self.events if one.kind is kind and one.over is over]
+
+    def until_told(self, kind: EventKind, *, over: bool = False) -> Event:
+        """Wait for an event of a kind; gives the first."""
+        self.until(lambda: self.told(kind, over=over), f"it has not told of: {kind.value}")
+        return self.told(kind, over=over)[0]
 
     def heard(self, record: logging.LogRecord) -> None:
         """Take a line of the log."""

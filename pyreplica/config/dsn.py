@@ -93,14 +93,26 @@ def redact(dsn: str) -> str:
     Returns:
         The same text with ``***`` in the place of each secret.
     """
-    scheme = _URI.match(dsn)
-    spans = _uri_secrets(dsn, scheme.end()) if scheme else _pair_secrets(dsn)
     shown = []
     at = 0
-    for start, end in _merged(spans):
+    for start, end in _secrets(dsn):
         shown += [dsn[at:start], _HIDDEN]
         at = end
     return "".join([*shown, dsn[at:]])
+
+
+def secrets(dsn: str) -> list[str]:
+    """The secrets of a connection string as they are written, in doubt more than there are.
+
+    Args:
+        dsn: a connection string in either form; its variables may be in it.
+    """
+    return [dsn[start:end] for start, end in _secrets(dsn)]
+
+
+def _secrets(dsn: str) -> Iterator[_Span]:
+    scheme = _URI.match(dsn)
+    return _merged(_uri_secrets(dsn, scheme.end()) if scheme else _pair_secrets(dsn))
 
 
 def _fill(

@@ -9,9 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pyreplica.config.alerts import AlertsConfig, alerts
+from pyreplica.config.http import HttpConfig
 from pyreplica.config.replication import ReplicationConfig, defaults, replication
-from pyreplica.config.sections import settings
-from pyreplica.config.yamltree import NAME, Check, Spot, compose, one_of
+from pyreplica.config.secrecy import check_secrecy
+from pyreplica.config.sections import section, settings
+from pyreplica.config.yamltree import NAME, Check, Spot, compose, one_of, or_none
 from pyreplica.errors import ConfigError
 
 
@@ -23,11 +26,19 @@ class Config:
         source: where it was read, for messages.
         replications: the replications by name, in the order of the file.
         log_level: "debug", "info", "warning" or "error".
+        log_format: "text", or "json" for a JSON object a line.
+        log_file: where the daemon's log is written; None for standard error.
+        alerts: who is told of what happens; None for nobody.
+        http: where the page for browsers is to be found; None for nowhere.
     """
 
     source: str
     replications: Mapping[str, ReplicationConfig]
     log_level: str = "info"
+    log_format: str = "text"
+    log_file: Path | None = None
+    alerts: AlertsConfig | None = None
+    http: HttpConfig | None = None
 
     def select(self, names: Sequence[str]) -> tuple[ReplicationConfig, ...]:
         """Return the replications of these names, each once.
@@ -59,7 +70,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         ConfigError: the file cannot be read, or something in it is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text, status = file.read(), os.fstat(file.fileno())
     except UnicodeDecodeError as error:
         raise ConfigError("is not a text file in UTF-8", where=str(path)) from error
     except OSError as error:
@@ -68,6 +80,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
             where=str(path),
             hint="pyreplica/contrib/pyreplica.yaml is a sample to start from",
         ) from error
+    check_secrecy(path, status, compose(text, str(path)))
     return parse(text, str(path), environ)
 
 
@@ -102,8 +115,20 @@ def _by_name(spot: Spot) -> dict[str, Spot]:
     return entries
 
 
+def _absolute(spot: Spot) -> Path:
+    expected = "an absolute path, such as /var/log/pyreplica/shop.log, or none"
+    path = Path(spot.expand(spot.text(expected)))
+    if not path.is_absolute():
+        spot.refuse(expected)
+    return path
+
+
 _ROOT: Mapping[str, Check[Any]] = {
     "replications": _by_name,
     "defaults": defaults,
+    "alerts": alerts,
+    "http": section(HttpConfig),
+    "log_format": one_of({form: form for form in ("text", "json")}),
+    "log_file": or_none(_absolute),
     "log_level": one_of({level: level for level in ("debug", "info", "warning", "error")}),
 }

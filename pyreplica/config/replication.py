@@ -80,6 +80,7 @@ class ReplicationConfig:
         peer_timeout: how long a server may be silent before it is asked whether it is still at
             work, and given up when it does not say so, in seconds.
         in_doubt_alert: how old a batch in doubt may become before the daemon warns, in seconds.
+        lag_alert: how far the slave may be behind before that is told, in seconds; None for never.
         max_log_size: how much log the master keeps for the slave at the most, in bytes; None for
             no limit. Past it the slave is dropped.
         max_log_age: how long a change waits in the log at the most, in seconds; the same.
@@ -112,6 +113,9 @@ class ReplicationConfig:
     connect_timeout: float = field(default=10.0, metadata=checked(duration("1s", "1h", "10s")))
     peer_timeout: float = field(default=60.0, metadata=checked(duration("1s", "1d", "60s")))
     in_doubt_alert: float = field(default=600.0, metadata=checked(duration("1s", "365d", "10min")))
+    lag_alert: float | None = field(
+        default=300.0, metadata=checked(or_none(duration("1s", "365d", "5min, or none")))
+    )
     max_log_size: int | None = field(
         default=None, metadata=checked(or_none(size("1MB", "1024TB", "20GB, or none")))
     )

@@ -98,6 +98,11 @@ class Spot:
         return _VARIABLE.sub(value, text)
 
 
+def without_variables(text: str) -> str:
+    """What is left of a text without its variables."""
+    return _VARIABLE.sub(lambda match: match[0] if match["name"] is None else "", text)
+
+
 Check = Callable[[Spot], _T]
 
 

@@ -6,5 +6,15 @@ from pyreplica.database.connection import Connection, Row
 from pyreplica.database.peer import lives
 from pyreplica.database.pump import pump
 from pyreplica.database.settings import without_password
+from pyreplica.database.watchdog import last_sign
 
-__all__ = ["Connection", "Row", "errorcodes", "lives", "pump", "sql", "without_password"]
+__all__ = [
+    "Connection",
+    "Row",
+    "errorcodes",
+    "last_sign",
+    "lives",
+    "pump",
+    "sql",
+    "without_password",
+]

@@ -149,6 +149,15 @@ class Connection:
         (row,) = self.query(query, params)
         return row
 
+    def types(self, query: sql.Composable) -> list[int]:
+        """The oids of the types of a query's columns, of a domain its base; it reads no row.
+
+        Its tables are locked as for reading until the transaction ends.
+        """
+        with self._errors(), self._connection.cursor() as cursor:
+            cursor.execute(sql.SQL("{} LIMIT 0").format(query))
+            return [column.type_code for column in cursor.description or ()]
+
     def text(self, statement: sql.Composable) -> str:
         """A statement as it is sent, to be given to a function as a value."""
         return str(statement.as_string(self._connection))
@@ -241,12 +250,15 @@ class Connection:
     def wait(self, timeout: float, *others: Waitable) -> bool:
         """Wait for a NOTIFY, at most ``timeout`` seconds.
 
+        A session that was not heard of for a whole peer_timeout is asked whether it lives, and has
+        as long to answer as ever.
+
         Args:
             others: further things that end the wait when they can be read; a ``Connection`` among
-                them is looked at, so that its loss is noticed.
+                them is looked at, so that its loss is noticed, and its notifications end the wait.
 
         Returns:
-            Whether a notification came.
+            Whether a notification came to this one.
 
         Raises:
             Unreachable: one of the connections was lost.
@@ -254,12 +266,14 @@ class Connection:
         connections = [self, *(one for one in others if isinstance(one, Connection))]
         now = time.monotonic()
         deadline = now + timeout
-        while not self._connection.notifies:
-            silent = min(connections, key=Connection._to_be_asked)
-            if silent._to_be_asked() <= now:
-                silent._ping()
+        # they also come with the answer to a statement: nothing is left to be read then
+        while not any(one._connection.notifies for one in connections):
+            silent = min(connections, key=lambda one: one._to_be_asked(deadline))
+            asked = silent._to_be_asked(deadline)
+            if asked <= now:
+                silent.execute("SELECT")
             else:
-                pause = min(deadline, silent._to_be_asked()) - now
+                pause = min(deadline, asked) - now
                 ready, _, _ = select.select([self, *others], [], [], max(0.0, pause))
                 for thing in ready:
                     if isinstance(thing, Connection):
@@ -273,14 +287,14 @@ class Connection:
         self._take_notifications()
         return came
 
-    def _to_be_asked(self) -> float:
-        """When a session that nobody talks to is asked whether it lives, by the monotonic clock."""
-        return self._watch.last + self._watch.limit / 2
+    def _to_be_asked(self, deadline: float) -> float:
+        """When a session that nobody talks to is asked whether it lives, by the monotonic clock.
 
-    def _ping(self) -> None:
-        with self._errors(), self._connection.cursor() as cursor:
-            self._watch.ping()
-            cursor.execute("SELECT")
+        Whoever waits will talk to it at the deadline. If that is about then, it is proof enough.
+        """
+        due = self._watch.last + self._watch.limit
+        latest = due + self._watch.limit / 8
+        return latest if deadline <= latest else due
 
     def heard(self) -> set[str]:
         """The payloads of the notifications since the last call, also of those that ended a wait.

@@ -18,6 +18,8 @@ def pump(
     target: Connection,
     copy_from: Query,
     progress: Callable[[int], object] = lambda rows: None,
+    *,
+    binary: bool = False,
 ) -> int:
     """COPY from one database straight into another, in constant memory.
 
@@ -26,6 +28,7 @@ def pump(
 
     Args:
         progress: called with the number of rows that have just gone through.
+        binary: the statements say FORMAT binary, where no line ends tell how many rows there are.
 
     Returns:
         The number of rows written.
@@ -34,14 +37,21 @@ def pump(
         PyReplicaError: what the side that failed first said.
     """
     failures: list[BaseException] = []
+    messages = told = 0
     read_end, write_end = os.pipe()
     pipe = os.fdopen(read_end, "rb", buffering=0)
 
     def read_source() -> None:
         try:
             with io.BufferedWriter(_Pipe(write_end, source), 1 << 16) as buffer:
+
+                def count(row: bytes) -> None:
+                    nonlocal messages
+                    messages += 1
+                    buffer.write(row)
+
                 try:
-                    source.copy_out(copy_to, buffer.write)
+                    source.copy_out(copy_to, count if binary else buffer.write)
                 except BaseException as error:
                     failures.append(error)
         except OSError as error:
@@ -49,12 +59,19 @@ def pump(
             failures.append(error)
 
     def read(size: int) -> bytes:
+        nonlocal told
         chunk = pipe.read(size)
         if not chunk:
             thread.join()
             if failures:
                 raise failures[0]
-        progress(chunk.count(b"\n"))
+        if binary:
+            # a message for each row, and one for the end; they come here a little later
+            now = max(messages - 1, 0)
+            progress(now - told)
+            told = now
+        else:
+            progress(chunk.count(b"\n"))
         return chunk
 
     thread = threading.Thread(target=read_source, name=f"copy from {source.where}", daemon=True)

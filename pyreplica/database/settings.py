@@ -44,8 +44,10 @@ SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES
     -- other systems refuse it
     AND (name <> 'client_connection_check_interval' OR version() ~ 'linux')
 """
+# where a superuser has set it for the role, which need not be allowed to: PostgreSQL 13 and 14
 REPLICA = """;
-SET session_replication_role = replica
+SELECT set_config('session_replication_role', 'replica', false)
+    WHERE current_setting('session_replication_role') <> 'replica'
 """
 # last: the answer says who the session is
 WHO = """;

@@ -26,6 +26,8 @@ _log = logging.getLogger("pyreplica.database")
 
 LOOKS = 8
 """So often a connection is looked at within its limit."""
+FIRST_LOOK = 1.0
+"""Once somebody begins to wait the next look is after this many seconds, doubling."""
 LONGEST_LOOK = 5.0
 """The longest time between two looks, seconds."""
 PATIENCE = 5.0
@@ -108,10 +110,6 @@ class Watch:
         self._since = time.monotonic()
         _watchdog.wake()
 
-    def ping(self) -> None:
-        """The wait that has begun is to show whether the server has lived since the last one."""
-        self._since = self.last
-
     def user_timeout(self, milliseconds: int) -> int | None:
         """Set how long the kernel waits for its peer; gives what it was, None if there is none."""
         if self._socket.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -127,10 +125,26 @@ class Watch:
         with self._lock:
             self._socket.close()
 
+    def sign(self, now: float) -> float:
+        """When the connection was last known to be as it should be, by the monotonic clock.
+
+        That is now, too, while its server is known to be at work, however long it takes.
+        """
+        since = self._since
+        if since is None:
+            return self.last
+        known = max(since, self._alive)
+        # long before that the server would have been asked, and given up
+        return now if now - known <= 3 * self.limit + PATIENCE else known
+
+    def is_of(self, owner: str) -> bool:
+        """Whether it is one of somebody's, as messages name it."""
+        return self._where.startswith(f"{owner}: ")
+
     # For the watchdog
 
     def idle(self, for_: float) -> bool:
-        """Whether nobody waits, and nobody has done so for some seconds."""
+        """Whether nobody waits, and nobody has done so for so many seconds."""
         return self._since is None and time.monotonic() - self.last >= for_
 
     def look(self) -> None:
@@ -207,7 +221,8 @@ class _Question:
 class _Watchdog:
     """The thread that looks; it is started by the first connection.
 
-    It sleeps while all connections have been idle for some time. Whoever begins to wait wakes it.
+    It sleeps while all connections are idle. Whoever begins to wait wakes it. It soon sleeps again
+    when that was for a moment only, as is a sleeping daemon's look at its servers.
     """
 
     def __init__(self) -> None:
@@ -234,7 +249,14 @@ class _Watchdog:
         with self._lock:
             self._watches.discard(watch)
 
+    def last_sign(self, owner: str) -> float | None:
+        with self._lock:
+            watches = list(self._watches)
+        now = time.monotonic()
+        return max((watch.sign(now) for watch in watches if watch.is_of(owner)), default=None)
+
     def _run(self) -> None:
+        pause = FIRST_LOOK
         while True:
             self._changed.clear()
             with self._lock:
@@ -244,19 +266,32 @@ class _Watchdog:
                     watch.look()
                 except Exception:
                     _log.exception("the watchdog has failed for a moment")
-            pause = min((LONGEST_LOOK, *(watch.limit / LOOKS for watch in watches)))
-            idle = all(watch.idle(LONGEST_LOOK) for watch in watches)
+            pause = min((pause, LONGEST_LOOK, *(watch.limit / LOOKS for watch in watches)))
+            idle = all(watch.idle(pause / 4) for watch in watches)
             if idle:
                 # Said first, then looked at once more: who begins to wait says so, and then looks
                 # whether we sleep.
                 self._asleep = True
-                idle = all(watch.idle(LONGEST_LOOK) for watch in watches)
+                idle = all(watch.idle(pause / 4) for watch in watches)
             del watches  # else the last connections are kept from going away
             self._changed.wait(None if idle else pause)
             self._asleep = False
+            pause = FIRST_LOOK if idle else 2 * pause
 
 
 _watchdog = _Watchdog()
+
+
+def last_sign(owner: str) -> float | None:
+    """When a connection of a replication was last known to be as it should be.
+
+    Args:
+        owner: the replication's name.
+
+    Returns:
+        A moment of the monotonic clock; None when it has no connection.
+    """
+    return _watchdog.last_sign(owner)
 
 
 def traffic(connected: socket.socket) -> bytes | None:

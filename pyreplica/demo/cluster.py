@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import atexit
 import os
-import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pyreplica.demo.binaries import find_binaries
-from pyreplica.demo.places import account_for_root, free_port, socket_directory
+from pyreplica.demo.places import account_for_root, am_root, free_port, socket_directory
 from pyreplica.demo.runner import LIMIT, Runner
 from pyreplica.errors import PyReplicaError
+
+if TYPE_CHECKING:  # only POSIX has it
+    import pwd
 
 # Seconds
 _INITDB_LIMIT = 300.0
@@ -108,7 +110,7 @@ class Cluster:
             PyReplicaError: no PostgreSQL is installed, or initdb failed.
         """
         binaries = find_binaries()
-        account = account_for_root() if os.geteuid() == 0 else None
+        account = account_for_root() if am_root() else None
         home = Path(directory).absolute() / name
         try:
             home.mkdir(mode=0o700, parents=True)
@@ -263,7 +265,16 @@ class Cluster:
             str(self.binary("postgres").parent),
         )
         ports = ("-p", str(old.port), "-P", str(self.port))
-        self._programs.run("pg_upgrade", *folders, *binaries, *ports)
+        self.run("pg_upgrade", *folders, *binaries, *ports)
+
+    def run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one of its PostgreSQL's programs, as the account that it belongs to.
+
+        Raises:
+            TimedOut: it took longer than the time limit.
+            PyReplicaError: there is no such program, or it failed.
+        """
+        return self._programs.run(program, *args)
 
     def create_database(self, name: str) -> None:
         """Make an empty database.

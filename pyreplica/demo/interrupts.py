@@ -9,7 +9,9 @@ from types import FrameType, TracebackType
 
 from pyreplica.replication.wakeup import Wakeup
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""Windows has none."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
 
 
 class Interrupts:
@@ -27,7 +29,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         for number in SIGNALS:
             before = signal.getsignal(number)
-            if number == signal.SIGHUP and before == signal.SIG_IGN:
+            if number == HANGUP and before == signal.SIG_IGN:
                 continue  # nohup
             self._before[number] = before
             signal.signal(number, self._note)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import pwd
 import re
 import secrets
 import socket
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyreplica.errors import PyReplicaError
+
+if TYPE_CHECKING:  # only POSIX has it
+    import pwd
 
 _ROOTS_ACCOUNT = "postgres"
 
@@ -23,10 +27,16 @@ _LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path of unix(7), without its closi
 _PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 
 
+def am_root() -> bool:
+    """Whether this process is root's; where there is no POSIX, nobody is root."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
 def account_for_root() -> pwd.struct_passwd:
     """Find the account that a server belongs to when root makes it."""
     try:
-        return pwd.getpwnam(_ROOTS_ACCOUNT)
+        found: pwd.struct_passwd = importlib.import_module("pwd").getpwnam(_ROOTS_ACCOUNT)
+        return found
     except KeyError:
         raise PyReplicaError(
             f"there is no account {_ROOTS_ACCOUNT}, and PostgreSQL does not run as root",

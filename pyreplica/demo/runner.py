@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import pwd
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyreplica.errors import PyReplicaError, TimedOut
+
+if TYPE_CHECKING:  # only POSIX has it
+    import pwd
 
 LIMIT = 120.0
 """Seconds. Generous, for slow and busy machines: a limit is there to end what hangs."""

@@ -352,6 +352,14 @@ class Master(Side):
             )
         ]
 
+    def code_of_others(self) -> list[tuple[str, str, str]]:
+        """Captured tables with functions that could get the rights of the capture: why, for each.
+
+        Schema, name, and what it is about the table.
+        """
+        rows = self.connection.query(_SQL["code_of_others"])
+        return [(schema, table, code) for schema, table, code in rows]
+
     def plpython_available(self) -> bool:
         """Whether the server has the language plpython3u to be installed."""
         return bool(self.connection.one(_SQL["plpython_available"])[0])

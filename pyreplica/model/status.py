@@ -41,6 +41,7 @@ class Status:
         replication: its name.
         state: what it is doing.
         since: since when, in UTC.
+        note: what there is to add: who has paused it and why, or who else is at work.
         batch: the last batch that was committed.
         changes: the changes applied since the copy.
         in_step_at: when, by this machine's clock in UTC, the slave equalled the master as of then;
@@ -56,6 +57,7 @@ class Status:
     replication: str
     state: State
     since: datetime | None = None
+    note: str | None = None
     batch: int = 0
     changes: int = 0
     in_step_at: datetime | None = None

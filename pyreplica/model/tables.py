@@ -20,6 +20,7 @@ class TableCopy:
         snapshot: of a joining table only.
         rows: how many were copied.
         problem: why it could not join.
+        slave_relid: its oid on the slave when it was copied; None when it is not known.
     """
 
     relid: int
@@ -29,6 +30,7 @@ class TableCopy:
     snapshot: Snapshot | None
     rows: int | None
     problem: str | None
+    slave_relid: int | None = None
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -101,6 +103,7 @@ class SlaveTable:
         writable: the session's role may do all that applying needs.
         unlogged: it, or a partition of it, would be empty after a crash.
         rewritten: a rule makes something else of an INSERT, also in the daemon's session.
+        relid: its oid.
     """
 
     schema: str
@@ -113,6 +116,7 @@ class SlaveTable:
     writable: bool
     unlogged: bool
     rewritten: bool
+    relid: int
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

@@ -8,7 +8,6 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 
 from pyreplica.config import ReplicationConfig
@@ -82,7 +81,7 @@ def _check_tables(master: Master) -> None:
         )
 
 
-def _lines(*changes: tuple[str, Identity, Identity]) -> Sequence[str]:
+def _lines(*changes: tuple[str, Identity, Identity]) -> list[str]:
     return [
         f"{side}: {found}, before that {before}"
         for side, found, before in changes

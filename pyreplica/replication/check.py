@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,24 @@ from pyreplica.slave import Slave
 from pyreplica.slave.statements import misfit
 
 OLDEST = 130000
+
+READ_ON_MASTER = (
+    *("replica_log", "replica_table", "replica_tick", "replica_version", "replica_segment"),
+    *("replica_partition", "replica_capture", "changes", "capture_trigger", "capture_function"),
+    *("doorbell", "replica_log_id"),
+)
+WRITTEN_ON_MASTER = ("replica_slave",)
+CALLED_ON_MASTER = (
+    *("restate", "rotate_log", "set_doorbell", "tick", "rings", "sequences", "sequence_values"),
+    *("log_kept", "at_work", "waits_since", "log_bytes_after", "candidates", "refusal"),
+    *("add_table", "remove_table", "set_capture", "code_of_others"),
+)
+WRITTEN_ON_SLAVE = (
+    *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),
+)
+READ_ON_SLAVE = ("replica_version",)
+CALLED_ON_SLAVE = ("move_cursor", "expect", "failing", "run_ddl", "merge", "pause", "resume")
+"""What a daemon's role needs in the schema pyreplica, whatever it is given by sql/roles.sql."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +121,33 @@ def _master(master: Master) -> Iterator[Finding]:
         yield Finding("problem", "master", error.what, error.hint)
         return
     yield Finding("ok", "master", "PyReplica's master side is installed")
+    missing = _missing_rights(master)
+    yield from _rights(master, missing)
+    if missing:
+        return
+    for schema, table, code in master.code_of_others():
+        yield Finding(
+            "problem",
+            f"{schema}.{table}",
+            f"is not safe to be captured: {code}",
+            "Have a superuser look at the function and make it his: ALTER FUNCTION ... OWNER TO "
+            "...; see docs/security.md.",
+        )
     yield from _doorbell(master, server.prepared_transactions)
+
+
+def _rights(side: Master | Slave, missing: list[str]) -> Iterator[Finding]:
+    """The rights that the role lacks in PyReplica's schema."""
+    role = side.server().role
+    for grant in missing:
+        what = grant.removeprefix("GRANT ").rpartition(" TO ")[0]
+        yield Finding(
+            "problem",
+            side.side,
+            f"role {role} lacks a right: {what}",
+            f"{grant}; or have a superuser run sql/roles.sql with -v "
+            f"{side.side}_role={shlex.quote(role)}.",
+        )
 
 
 def _doorbell(master: Master, prepared_transactions: int) -> Iterator[Finding]:
@@ -160,6 +205,7 @@ def _slave(slave: Slave, config: ReplicationConfig) -> Iterator[Finding]:
         yield Finding("problem", "slave", error.what, error.hint)
     else:
         yield Finding("ok", "slave", "PyReplica's slave side is installed")
+        yield from _rights(slave, _missing_rights(slave))
 
 
 def _both(master: Master, slave: Slave) -> Iterator[Finding]:
@@ -194,6 +240,15 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
             "no table is chosen",
             "Look at `tables:` in the configuration; patterns are schema.table.",
         )
+    if config.guard:
+        for owned in slave.not_owned(t for t in captured.values() if t.relid in copies):
+            yield Finding(
+                "problem",
+                owned,
+                "cannot be guarded: it does not belong to the slave's role",
+                f"ALTER TABLE {owned} OWNER TO the slave's role, which sql/roles.sql does with "
+                "-v tables=own; or `guard: false`.",
+            )
     for table in chosen:
         name = str(table)
         if table.reason is not None:
@@ -323,8 +378,17 @@ def _sequence(config: ReplicationConfig, pair: Pair, copied: bool) -> Iterator[F
 
 
 def _installed(side: Master | Slave) -> bool:
+    """Whether a side is installed and may be asked."""
     try:
         side.check_installed()
     except PyReplicaError:
         return False
-    return True
+    return not _missing_rights(side)
+
+
+def _missing_rights(side: Master | Slave) -> list[str]:
+    """The GRANTs that the role of an installed side lacks in PyReplica's schema."""
+    if isinstance(side, Master):
+        return side.missing_rights(READ_ON_MASTER, WRITTEN_ON_MASTER, CALLED_ON_MASTER)
+    missing = side.missing_rights(READ_ON_SLAVE, WRITTEN_ON_SLAVE, CALLED_ON_SLAVE)
+    return missing if side.may_stage() else [*missing, side.grant_to_stage()]

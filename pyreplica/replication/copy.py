@@ -7,7 +7,7 @@ the first batch after the copy begins exactly where the copy ended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -29,6 +29,10 @@ class Copied:
     tables: int
     rows: int
     position: Position
+
+
+_Here = Mapping[CapturedTable, SlaveTable | None]
+"""The tables to be copied, and what the slave has in their place."""
 
 
 class Copy:
@@ -78,8 +82,9 @@ class Copy:
             slave.lock()
             master.lock()
             tables = self._chosen(master)
-            self._check(slave, tables)
-            return self._copy(master, slave, tables)
+            here = {table: slave.describe(table) for table in tables}
+            self._check(slave, here)
+            return self._copy(master, slave, here)
 
     def _chosen(self, master: Master) -> list[CapturedTable]:
         tables = [t for t in master.tables() if self._config.includes(t.schema, t.name)]
@@ -99,7 +104,7 @@ class Copy:
             )
         return tables
 
-    def _check(self, slave: Slave, tables: Sequence[CapturedTable]) -> None:
+    def _check(self, slave: Slave, here: _Here) -> None:
         """Refuse before anything is touched."""
         applied = slave.applied()
         unfinished = applied is not None and not applied.ready
@@ -109,11 +114,10 @@ class Copy:
                 where=self._config.name,
                 hint="Run the daemon. To begin again from the master's rows: --truncate.",
             )
-        here = {t: slave.describe(t) for t in tables}
         if unfinished and applied is not None and applied.made_schema:
             return  # an earlier copy --schema of our own goes on
         if self._schema:
-            present = [t for t, found in here.items() if found is not None]
+            present = [table for table, found in here.items() if found is not None]
             if present:
                 raise Refused(
                     f"--schema wants to make table {present[0]}, but the slave has it already",
@@ -125,7 +129,7 @@ class Copy:
             fits(self._config, table, found)
         # what an unfinished copy of our own has left may go
         ours = set(slave.records.copies()) if unfinished else set()
-        for table in tables:
+        for table in here:
             if not self._truncate and table.relid not in ours and slave.has_rows(table):
                 raise Refused(
                     f"table {table} on the slave has rows",
@@ -133,16 +137,17 @@ class Copy:
                     hint="If they may be replaced by the master's rows: --truncate.",
                 )
 
-    def _copy(self, master: Master, slave: Slave, tables: Sequence[CapturedTable]) -> Copied:
+    def _copy(self, master: Master, slave: Slave, here: _Here) -> Copied:
+        tables, found = list(here), [one for one in here.values() if one is not None]
         identity = master.identity()
         confirmed = master.confirmed()
         applied = slave.applied()
         unfinished = applied is not None and not applied.ready
         ours = unfinished and applied is not None and applied.made_schema
-        here = [slave.describe(table) for table in tables]
         # an interrupted copy --schema has made the tables, and perhaps the keys and indexes too
-        make_tables = (self._schema or ours) and not any(here)
-        make_indexes = make_tables or (ours and not all(found and found.has_key for found in here))
+        make_tables = (self._schema or ours) and not found
+        all_keys = len(found) == len(tables) and all(one.has_key for one in found)
+        make_indexes = make_tables or (ours and not all_keys)
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
         master.register(slave.identity())
@@ -160,7 +165,8 @@ class Copy:
                 self._progress.say("making the tables on the slave")
                 dump.restore(self._config.slave, "pre-data")
             elif self._truncate or unfinished:
-                self._empty(slave, tables)
+                # all at once, because of the foreign keys between them
+                slave.empty(found)
             rows = self._copier.copy(exporter, moment, tables, _copied)
             if dump is not None:
                 self._progress.say("making indexes and constraints on the slave")
@@ -189,11 +195,6 @@ class Copy:
                 keep_plpython=master.others_use_plpython(),
             )
         )
-
-    def _empty(self, slave: Slave, tables: Sequence[CapturedTable]) -> None:
-        """Empty the slave's tables; all at once, because of the foreign keys between them."""
-        found = [here for t in tables if (here := slave.describe(t)) is not None]
-        slave.empty(found)
 
 
 def _copied(slave: Slave, table: CapturedTable, rows: int) -> None:

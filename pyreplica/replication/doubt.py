@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import PyReplicaError
+from pyreplica.model import Event, EventKind
+from pyreplica.replication.telling import Tell, utc_now
 from pyreplica.slave import InDoubt, Slave
 
 LONGEST_PAUSE = 60.0
@@ -30,18 +32,25 @@ class DoubtWatch:
 
     Args:
         config: the replication.
+        tell: given an event for each warning, and one when there is no such batch any more.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, config: ReplicationConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        config: ReplicationConfig,
+        tell: Tell = lambda event: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._tell = tell
         self._clock = clock
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._pause = min(LONGEST_PAUSE, config.in_doubt_alert / 2)
         self._since: float | None = clock()
         self._told: dict[str, float] = {}
+        self._warned: datetime | None = None
+        self._lock = threading.Lock()
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -62,6 +71,14 @@ class DoubtWatch:
     def is_none(self) -> None:
         """All batches are decided."""
         self._since = None
+        if self._warned is None:  # as nearly always; a batch is not to wait for a lock
+            return
+        with self._lock:
+            since, self._warned = self._warned, None
+        if since is not None:
+            name = self._config.name
+            what = f"{name}: slave: no batch is in doubt any more"
+            self._tell(Event(EventKind.IN_DOUBT, name, utc_now(), what, since=since, over=True))
 
     def look(self, after: float | None = None) -> None:
         """Ask the slave alone, and warn of what is in doubt for long.
@@ -85,15 +102,22 @@ class DoubtWatch:
         self._told = told
 
     def _warn(self, batch: InDoubt) -> None:
-        self._log.warning(
-            "%s: slave: batch %d is in doubt for %s: the prepared transaction %s holds its locks "
-            "and keeps vacuum back (it is decided as soon as the daemon can ask both servers; what "
-            'may be done by hand is in docs/protocol.md, "A batch in doubt")',
-            self._config.name,
-            batch.number,
-            timedelta(seconds=round(batch.age)),
-            batch.gid,
+        age = timedelta(seconds=round(batch.age))
+        what = (
+            f"{self._config.name}: slave: batch {batch.number} is in doubt for {age}: the prepared "
+            f"transaction {batch.gid} holds its locks and keeps vacuum back"
         )
+        hint = (
+            "it is decided as soon as the daemon can ask both servers; what may be done by hand is "
+            'in docs/protocol.md, "A batch in doubt"'
+        )
+        self._log.warning("%s (%s)", what, hint)
+        now = utc_now()
+        since = now - timedelta(seconds=batch.age)
+        with self._lock:
+            self._warned = since if self._warned is None else min(since, self._warned)
+        hint = f"I{hint[1:]}."
+        self._tell(Event(EventKind.IN_DOUBT, self._config.name, now, what, hint, since))
 
     def _run(self) -> None:
         while not self._ended.wait(self._pause):

@@ -19,7 +19,7 @@ from pyreplica.database import sql
 from pyreplica.errors import ApplyError
 from pyreplica.master import Master
 from pyreplica.master.log import Apart
-from pyreplica.model import CapturedTable, Position, TableCopy
+from pyreplica.model import CapturedTable, Position, SlaveTable, TableCopy
 from pyreplica.slave import Slave
 
 ANNOUNCED = "tables"
@@ -69,6 +69,18 @@ class Tables:
             "daemon was started with; restart it"
         )
         return False
+
+    def is_copy(self, captured: CapturedTable, table: SlaveTable) -> bool:
+        """Whether a table of the slave is the one that the master's was copied to.
+
+        A table that was renamed on the master is applied to the slave's of the new name: that has
+        to be the same table, renamed as well. Else whoever owns a captured table could reach any
+        table of the slave by giving his own its name.
+        """
+        copy = self._copies.get(captured.relid)
+        if copy is None or (table.schema, table.name) == (copy.schema, copy.name):
+            return True
+        return copy.slave_relid == table.relid
 
     def applies(self, captured: CapturedTable) -> bool:
         """Whether changes of a table are applied; says so when they are passed over unexpectedly.

@@ -11,17 +11,28 @@ from datetime import timedelta
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.master import Master
-from pyreplica.model import LogKept
+from pyreplica.model import Event, EventKind, LogKept
+from pyreplica.replication.telling import Tell, utc_now
 
 THRESHOLDS = (50, 80)
 """Percent of a limit at which the daemon warns."""
 
 
 class LogWatch:
-    """Warns when a threshold is crossed, once, and again only after it has fallen below."""
+    """Warns when a threshold is crossed, once, and again only after it has fallen below.
 
-    def __init__(self, config: ReplicationConfig) -> None:
+    Args:
+        config: the replication.
+        tell: given an event for each of these, and one when the log is below all of them again.
+
+    Attributes:
+        kept: how much log there was when it was last looked at; None before that.
+    """
+
+    def __init__(self, config: ReplicationConfig, tell: Tell = lambda event: None) -> None:
+        self.kept: LogKept | None = None
         self._config = config
+        self._tell = tell
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._said = 0
 
@@ -47,16 +58,28 @@ class LogWatch:
         kept = master.log_kept()
         if kept is None or kept.dropped:
             master.check_kept()
+        self.kept = kept
         used = kept.used if kept else None
         reached = max((t for t in THRESHOLDS if used is not None and used * 100 >= t), default=0)
         if kept is not None and reached > self._said:
-            self._log.warning(
-                "%s; past 100 %% the slave is dropped and has to be copied anew (see what holds it "
-                "up, or raise the limit: `pyreplica status %s`)",
-                said_of(kept),
-                self._config.name,
+            what = f"{said_of(kept)}; past 100 % the slave is dropped and has to be copied anew"
+            hint = (
+                f"see what holds it up, or raise the limit: `pyreplica status {self._config.name}`"
+            )
+            self._log.warning("%s (%s)", what, hint)
+            self._told(what, f"{hint[0].upper()}{hint[1:]}.")
+        elif self._said and not reached:
+            self._told(
+                f"the log that the master keeps for the slave is below {THRESHOLDS[0]} % of its "
+                "limits again",
+                over=True,
             )
         self._said = reached
+
+    def _told(self, what: str, hint: str = "", *, over: bool = False) -> None:
+        name = self._config.name
+        what = f"{name}: master: {what}"
+        self._tell(Event(EventKind.LOG, name, utc_now(), what, hint, over=over))
 
 
 def said_of(kept: LogKept) -> str:

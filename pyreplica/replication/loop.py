@@ -14,19 +14,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from pyreplica.backoff import Backoff
 from pyreplica.config import ReplicationConfig
-from pyreplica.errors import DatabaseError, Dropped, PyReplicaError, Refused, Unreachable
-from pyreplica.master import Master
-from pyreplica.model import Position, State, Status, Step
+from pyreplica.errors import (
+    AtWork,
+    DatabaseError,
+    Dropped,
+    PyReplicaError,
+    Refused,
+    Unreachable,
+)
+from pyreplica.model import Event, Position, State, Status, Step
+from pyreplica.replication import alone
 from pyreplica.replication.doubt import DoubtWatch
 from pyreplica.replication.limits import LogWatch
+from pyreplica.replication.pause import PAUSED
 from pyreplica.replication.session import Session
+from pyreplica.replication.telling import Telling
 from pyreplica.replication.wakeup import Wakeup
-from pyreplica.slave import Slave
+from pyreplica.side import this_process
+from pyreplica.slave.pauses import Pause
+from pyreplica.slave.verdict import Met, line_of
 
 BUSY_AFTER = 4
 """So many batches in a row without an empty reading, and the writers are not to ring."""
@@ -40,8 +51,6 @@ LOOK_LONGEST = 1.0
 """While old transactions run out, the log is looked at after this many seconds, doubling."""
 LOOK_UNRUNG = 0.1
 """Where writers do not ring it is looked at so often, seconds; sooner after the last change."""
-ALERT_EVERY = 3600.0
-"""An error that lasts is told so often, seconds; in between only for those who look closely."""
 ROTATE_EVERY = 5.0
 """The log's segments are looked after at most this often, seconds."""
 
@@ -53,8 +62,14 @@ class Replication:
         config: the replication.
         observe: told of each step of each batch.
         publish: given a new status whenever it changes.
+        tell: given each event. It and ``publish`` are called from this thread and from the one
+            that looks after batches in doubt; they never wait for anything.
         backoff: the delays between tries; made from the configuration when left out.
         clock: seconds, monotonic.
+
+    Attributes:
+        beat: when it was last seen to go on, by ``clock``. Whoever makes it wait for something else
+            than a server has it beat at least every ``keepalive``.
     """
 
     def __init__(
@@ -63,30 +78,35 @@ class Replication:
         *,
         observe: Callable[[Step, int], None] = lambda step, batch: None,
         publish: Callable[[Status], None] = lambda status: None,
+        tell: Callable[[Event], None] = lambda event: None,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.status = Status(config.name, State.CONNECTING)
+        self.beat = clock()
         self._observe = observe
-        self._publish = publish
+        self._telling = Telling(config, publish, tell, clock)
         self._backoff = backoff or Backoff(config.retry_first, config.retry_max)
         self._clock = clock
         self._stop = Wakeup()
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._log = logging.getLogger(f"pyreplica.{config.name}")
-        self._watch = LogWatch(config)
-        self._doubt = DoubtWatch(config)
+        self._watch = LogWatch(config, tell)
+        self._doubt = DoubtWatch(config, tell)
         self._rotated = -ROTATE_EVERY
         self._looked = 0.0
         self._tidy = False
         self._rings = True
-        self._last_error: str | None = None
-        self._alerted = 0.0
         self._recorded = False
+        self._pause: Pause | None = None
 
     # For other threads
+
+    @property
+    def status(self) -> Status:
+        """What it is doing."""
+        return self._telling.status
 
     def stop(self) -> None:
         """Finish the batch at hand and end."""
@@ -109,25 +129,33 @@ class Replication:
         self._doubt.start()
         try:
             while not self._stop.is_set():
+                self.beat = self._clock()
                 try:
                     self._connected()
+                except AtWork as error:
+                    self._stand_by(error)
                 except PyReplicaError as error:
                     if self._stop.is_set():
                         break
-                    self._failed(error)
+                    if self._pause is not None and isinstance(error, Unreachable):
+                        # it may be what the pause is for
+                        self._log.info("%s", error.line)
+                    else:
+                        self._failed(error)
                     dropped = self._look_alone() if isinstance(error, Unreachable) else None
                     if dropped is not None:
                         self._failed(dropped)
                         error = dropped
                     if not _passes(error):
-                        self._record(error)
+                        alone.record(self.config, error)
                         self._doubt.look(after=0)  # nobody decides it any more
+                        self._telling.ended(error)
                         return error
-                    # refused for now: somebody else is at work, and the status is theirs
+                    # refused for now
                     if not isinstance(error, (Unreachable, Refused)):
-                        self._record(error)
+                        alone.record(self.config, error)
                     self._delay()
-            self._set_state(State.STOPPED)
+            self._telling.stopped()
             return None
         finally:
             self._doubt.stop()
@@ -135,17 +163,21 @@ class Replication:
 
     def _connected(self) -> None:
         """One life of the two connections."""
-        self._set_state(State.CONNECTING)
-        session = Session(self.config, self._passed)
+        if self.status.state not in (State.STANDBY, State.PAUSED):
+            self._set_state(State.CONNECTING)
+        session = Session(self.config, self._passed, self._met, self._busy)
+        self._telling.begin()
         self._doubt.is_none()
         with self._lock:
             self._session = session
         try:
             self._rings = session.master.rings()
             self._log.info("connected, at batch %d", session.cursor.batch)
+            session.slave.pauses.listen()
             session.slave.set_status("running")
             while not self._stop.is_set():
                 try:
+                    self._rest(session)
                     self._set_state(State.CATCHING_UP, session)
                     self._catch_up(session)
                     self._sleep(session)
@@ -157,7 +189,7 @@ class Replication:
                     self._doubt.is_none()
                     session.slave.set_status("failed", error.line)
                     self._recorded = True
-                    self._delay()
+                    self._delay(session)
         finally:
             if self._stop.is_set():
                 with suppress(PyReplicaError):
@@ -172,22 +204,91 @@ class Replication:
                 self._session = None
             session.close()
 
+    def _stand_by(self, error: AtWork) -> None:
+        """Wait until nobody else is at work; gone is who has died, too, when its session is."""
+        if error.who == this_process():
+            # our own session of before, which the server has not missed yet
+            self._log.info("%s", error.line)
+        else:
+            self._telling.standing_by(error.line, error.who or "another daemon or copy")
+        self._doubt.is_none()  # it is for the other one to decide, and to tell
+        alone.until_free(self.config, self._waits)
+
+    def _waits(self, seconds: float) -> bool:
+        """Wait so long; gives whether it goes on."""
+        self.beat = self._clock()
+        return not self._stop.wait(seconds)
+
+    def _busy(self) -> None:
+        """It may take long from here on: that is not to look like waiting."""
+        if self.status.state is State.WAITING:
+            self._set_state(State.CATCHING_UP)
+
+    def _met(self, met: Sequence[Met]) -> None:
+        waiting = any(one.resolution == "waiting" for one in met)
+        self._telling.conflicts([line_of(one) for one in met], waiting=waiting)
+
     def _passed(self, step: Step, batch: int) -> None:
-        if step is Step.PREPARED:
+        if step is Step.FETCHED:
+            self._busy()
+        elif step is Step.PREPARED:
             self._doubt.may_be()
         elif step is Step.COMMITTED:
             self._doubt.is_none()
         self._observe(step, batch)
 
-    def _delay(self) -> None:
+    def _delay(self, session: Session | None = None) -> None:
         delay = self._backoff.delay()
         self._log.info("next try in %.1f s", delay)
-        self._stop.wait(delay)
+        if session is None:
+            self._stop.wait(delay)
+        else:
+            session.slave.connection.wait(delay, self._stop)  # it may be paused meanwhile
+
+    def _goes_on(self, session: Session) -> bool:
+        """Whether it is neither to stop nor to look whether it is paused; asks nobody."""
+        return not self._stop.is_set() and not session.slave.pauses.due()
+
+    def _rest(self, session: Session) -> None:
+        """While it is paused, do nothing but look after the log; nobody else takes its place."""
+        pauses = session.slave.pauses
+        if not pauses.due():
+            return
+        before, self._pause = self._pause, pauses.get()
+        if self._pause is None:
+            if before is not None:
+                self._log.info("goes on")
+            return
+        if before != self._pause:
+            self._log.info("%s, at batch %d", self._pause, session.cursor.batch)
+        session.master.set_doorbell(session.bit, False)
+        session.slave.set_status(PAUSED)
+        self._telling.state(
+            State.PAUSED, session.cursor.batch, session.changes, note=str(self._pause)
+        )
+        looked = -self.config.keepalive
+        while not self._stop.is_set() and self._pause is not None:
+            if self._clock() - looked >= self.config.keepalive:
+                looked = self._clock()
+                self._look_after_log(session)
+            session.slave.connection.wait(
+                looked + self.config.keepalive - self._clock(),
+                self._stop,
+                session.master.connection,
+            )
+            self.beat = self._clock()
+            session.master.connection.heard()  # of changes that others are rung for
+            if pauses.due():
+                self._pause = pauses.get()
+        if self._pause is None:
+            self._log.info("goes on")
+            session.recover()  # of what was announced meanwhile nothing was heard
+            session.slave.set_status("running")
 
     def _catch_up(self, session: Session) -> None:
         """Move batches with the doorbell off until a reading finds nothing."""
         session.master.set_doorbell(session.bit, False)
-        while not self._stop.is_set():
+        while self._goes_on(session):
             began = self._clock()
             moved, _ = self._step(session)
             if not moved:
@@ -197,14 +298,14 @@ class Replication:
 
     def _sleep(self, session: Session) -> None:
         """Sleep and move what wakes us, until it is so much that ringing costs too much."""
-        if self._stop.is_set():
+        if not self._goes_on(session):
             return
         if self._rings:  # else the writers would be asked each time for nothing
             session.master.set_doorbell(session.bit, True)
         unsettled: set[int] | None = None
         pause = LOOK_FIRST
         in_a_row = 0
-        while not self._stop.is_set():
+        while self._goes_on(session):
             moved, read = self._step(session)
             running = set(read.snapshot.running)
             unsettled = running if unsettled is None else unsettled & running
@@ -226,17 +327,23 @@ class Replication:
                 self._set_state(State.WAITING, session)
                 self._observe(Step.WAITING, session.cursor.batch)
                 self._wait(session, self.config.keepalive if self._rings else pause)
+                # nobody has rung, or somebody just now
+                self._telling.in_step(self._telling.now())
                 if not self._rings:
                     pause = min(pause * 2, LOOK_UNRUNG)
 
     def _step(self, session: Session) -> tuple[int, Position]:
-        now = self._clock()
+        self.beat = now = self._clock()
         look = now - self._looked >= self.config.keepalive
         if look:
             self._looked = now
             self._look_after_log(session)
             session.look_after_conflicts()
+        at = self._telling.now()
         moved, read = session.step(look)
+        self._telling.conflicts_waiting(session.waiting)
+        if not moved or session.cursor.position.snapshot.order >= read.snapshot.order:
+            self._telling.in_step(at)
         if self._recorded:
             session.slave.set_status("running")
             self._recorded = False
@@ -254,6 +361,7 @@ class Replication:
         if session.rotate_log() == "switched":
             self._tidy = False
         self._watch.look(session.master)
+        self._telling.log_kept(self._watch.kept)
 
     def _look_alone(self) -> Dropped | None:
         """The same while the slave is away, if the master is not; the log goes on growing.
@@ -265,14 +373,9 @@ class Replication:
         if now - self._rotated < ROTATE_EVERY:
             return None
         self._rotated = now
-        try:
-            with closing(Master(self.config)) as master:
-                self._watch.look_after(master)
-        except Dropped as dropped:
-            return dropped
-        except PyReplicaError as error:
-            self._log.debug("the master's log was not looked after: %s", error)
-        return None
+        dropped = alone.look_after_log(self.config, self._watch)
+        self._telling.log_kept(self._watch.kept)
+        return dropped
 
     def _wait(self, session: Session, timeout: float) -> None:
         session.master.connection.wait(timeout, self._stop, session.slave.connection)
@@ -280,44 +383,14 @@ class Replication:
     # Status
 
     def _set_state(self, state: State, session: Session | None = None) -> None:
-        batch, changes = self.status.batch, self.status.changes
-        if session is not None:
-            batch, changes = session.cursor.batch, session.changes
-        if state is State.WAITING:
-            self._last_error = None
-        status = Status(
-            self.config.name, state, batch=batch, changes=changes, error=self._last_error
-        )
-        if status != self.status:
-            self.status = status
-            self._publish(status)
+        if session is None:
+            self._telling.state(state)
+        else:
+            self._telling.state(state, session.cursor.batch, session.changes)
 
     def _failed(self, error: PyReplicaError) -> None:
-        """Say what failed; the same thing again only now and then."""
         self._doubt.may_be()
-        now = self._clock()
-        repeated = self._last_error == error.line and now - self._alerted < ALERT_EVERY
-        self._last_error = error.line
-        if not repeated:
-            self._alerted = now
-        hint = f" ({error.hint})" if error.hint else ""
-        self._log.log(logging.INFO if repeated else logging.ERROR, "%s%s", error.line, hint)
-        if error.details and not repeated:
-            self._log.info("%s", error.details)
-        self._set_state(State.FAILED)
-
-    def _record(self, error: PyReplicaError) -> None:
-        """Write the error down on the slave, where `status` finds it; if that can be done."""
-        try:
-            slave = Slave(self.config)
-        except PyReplicaError:
-            return
-        try:
-            slave.set_status("failed", error.line)
-        except PyReplicaError as another:
-            self._log.debug("the error could not be recorded: %s", another)
-        finally:
-            slave.close()
+        self._telling.failed(error)
 
 
 def _passes(error: PyReplicaError) -> bool:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Dropped, NotInstalled, PyReplicaError, Unreachable
 from pyreplica.master import Master
 from pyreplica.model import LogKept
 from pyreplica.replication.agreement import known
-from pyreplica.slave import InDoubt, Slave
+from pyreplica.replication.pause import PAUSED
+from pyreplica.slave import InDoubt, RecordedStatus, Slave
+from pyreplica.slave.pauses import Pause
 
 RUNNING = frozenset({"in step", "catching up", "adding"})
 """The states in which nobody has to do anything."""
+MOST_AT_ONCE = 16
+"""So many replications are looked at at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +32,9 @@ class Report:
     Args:
         state: "in step", "catching up", "adding" (a table is being added), "incomplete" (a captured
             table was never copied, its changes are passed over), "failing" (the daemon retries),
-            "stopped", "died" (the daemon went away without a word), "needs a new copy" (the slave
-            was dropped, its log is not kept any more), "copying", "not copied", "refused",
-            "unreachable".
+            "pausing" (it is to rest, and finishes the batch at hand), "paused", "stopped", "died"
+            (the daemon went away without a word), "needs a new copy" (the slave was dropped, its
+            log is not kept any more), "copying", "not copied", "refused", "unreachable".
         lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
         lag_changes: the number of changes it does not have.
         in_doubt: batches that are prepared on the slave and not decided.
@@ -39,6 +46,10 @@ class Report:
             where there is no limit.
         conflicts_waiting: changes that could not be applied and wait.
         conflicts_last_day: conflicts that were met within the last day, these among them.
+        daemon: whether a daemon, or a copy, is at work; None when the slave cannot be asked.
+        paused_at: since when it is paused.
+        paused_by: by whom.
+        pause_reason: why, if they have said.
     """
 
     replication: str
@@ -59,6 +70,40 @@ class Report:
     log_percent: int | None = None
     conflicts_waiting: int | None = None
     conflicts_last_day: int | None = None
+    daemon: bool | None = None
+    paused_at: datetime | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
+
+
+def look_at(configs: Sequence[ReplicationConfig], timeout: float | None = None) -> list[Report]:
+    """The reports of some replications, which are looked at at the same time.
+
+    Args:
+        timeout: seconds to wait for all of them; who has not answered by then is "unreachable".
+    """
+    reports: dict[str, Report] = {}
+    turns = threading.BoundedSemaphore(MOST_AT_ONCE)
+
+    def look(config: ReplicationConfig) -> None:
+        with turns:
+            reports[config.name] = report(config)
+
+    threads = [
+        # a server that hangs is left alone when somebody has waited enough
+        threading.Thread(target=look, args=(config,), name=f"status of {config.name}", daemon=True)
+        for config in configs
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for thread in threads:
+        thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    late = "" if timeout is None else f"no answer within {timeout:g} s"
+    return [
+        reports.get(config.name, Report(config.name, "unreachable", error=late))
+        for config in configs
+    ]
 
 
 def report(config: ReplicationConfig) -> Report:
@@ -129,16 +174,20 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
             "copying" if locked else "not copied",
             error=None if locked else f"{config.name}: the copy was not finished",
             hint=None if locked else f"Run `pyreplica copy {config.name}` again.",
+            daemon=locked,
         )
     applied, _ = known(master, slave)
     assert applied.cursor is not None
     pending, since = master.log.pending(applied.cursor.position.snapshot)
     now = master.log.position().at
     recorded = slave.recorded_status()
+    pause = slave.pauses.get()
     adding, left_out = _not_in_step(config, master, slave)
     error = recorded.last_error if recorded else None
     hint = None if locked else f"Start the daemon: `pyreplica run {config.name}`."
-    if not locked:
+    if pause is not None:
+        state, hint = _paused(config, locked, recorded)
+    elif not locked:
         state = "stopped" if recorded is None or recorded.state == "stopped" else "died"
     elif recorded is not None and recorded.state == "failed":
         state, hint = "failing", "The daemon tries again by itself; repair what the error names."
@@ -168,8 +217,30 @@ def _report(config: ReplicationConfig, master: Master, slave: Slave) -> Report:
         hint=hint,
         conflicts_waiting=conflicts.waiting,
         conflicts_last_day=conflicts.last_day,
+        daemon=locked,
+        **_who(pause),
     )
     return _with_doubt(found, slave.in_doubt())
+
+
+def _paused(
+    config: ReplicationConfig, locked: bool, recorded: RecordedStatus | None
+) -> tuple[str, str]:
+    """The state of a replication that somebody has paused, and what to do to end that."""
+    if not locked:
+        return "paused", (
+            f"`pyreplica resume {config.name}` ends it; and no daemon is at work: "
+            f"`pyreplica run {config.name}`."
+        )
+    if recorded is not None and recorded.state == PAUSED:
+        return "paused", f"`pyreplica resume {config.name}` ends it."
+    return "pausing", "The daemon finishes the batch at hand."
+
+
+def _who(pause: Pause | None) -> dict[str, Any]:
+    if pause is None:
+        return {}
+    return {"paused_at": pause.at, "paused_by": pause.by, "pause_reason": pause.reason}
 
 
 def _not_in_step(

@@ -10,7 +10,7 @@ The order of a batch is what the promise of exactly once rests on (docs/protocol
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
@@ -36,6 +36,7 @@ from pyreplica.slave.inserts import Inserts
 from pyreplica.slave.stage import MANY_TABLES
 from pyreplica.slave.statements import TableStatements, misfit
 from pyreplica.slave.unstaged import NetTable, Unstaged, has_barriers, of_one_kind
+from pyreplica.slave.verdict import Met
 
 
 class Session:
@@ -44,15 +45,29 @@ class Session:
     Args:
         config: the replication.
         observe: told of each step.
+        met: given the conflicts of a batch that somebody should look at, when it is committed.
+        large: told before a batch is read that is too large for one answer, and may take long.
+
+    Attributes:
+        waiting: changes that could not be applied and wait, as last looked at.
 
     Raises:
         Unreachable: a side cannot be reached.
         NotInstalled, Refused: the two sides do not belong together; nothing was changed.
     """
 
-    def __init__(self, config: ReplicationConfig, observe: Observer) -> None:
+    def __init__(
+        self,
+        config: ReplicationConfig,
+        observe: Observer,
+        met: Callable[[Sequence[Met]], None] = lambda met: None,
+        large: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._observe = observe
+        self._met = met
+        self._large = large
+        self.waiting = 0
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._tables: dict[int, TableStatements | None] = {}
         self._mixed: set[int] = set()
@@ -113,6 +128,7 @@ class Session:
         self.slave.create_staging(applied.id)
         self._sequences.forget()
         self._look_at_tables()
+        self._count_waiting()
 
     def _look_at_tables(self) -> None:
         """Know nothing of the tables but what is recorded now."""
@@ -180,6 +196,7 @@ class Session:
 
     def _large_batch(self) -> int:
         """Move a batch that is too large for one answer; gives about its number of changes."""
+        self._large()
         master = self.master
         with master.connection.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
             now = master.log.position()
@@ -320,11 +337,14 @@ class Session:
         self.cursor = batch
         self.changes += applied
         self._sequences.done()
-        self._applier.judge.committed()
+        met = self._applier.judge.committed()
         if self._altered:
             self._guard.follow(self._staging, self._members.applied)
             self._altered = False
         self._observe(Step.COMMITTED, batch.batch)
+        if met:
+            self._count_waiting()
+            self._met(met)
         self.restate()
 
     def restate(self) -> None:
@@ -376,6 +396,13 @@ class Session:
                 if now.relid == captured.relid:
                     table = self.slave.describe(replace(captured, schema=now.schema, name=now.name))
         problem = misfit(captured, table)
+        if problem is None and table is not None and not self._members.is_copy(captured, table):
+            problem = (
+                f"the slave's table {table} is not the one that was copied: the master's was "
+                "renamed, and the slave's was not",
+                "Rename the slave's table as well. Where it was made anew, for instance by a "
+                "restore, copy it: `pyreplica remove-table` and `add-table`.",
+            )
         if problem is not None or table is None:
             what, hint = problem or ("", "")
             raise ApplyError(
@@ -385,9 +412,12 @@ class Session:
 
     def look_after_conflicts(self) -> None:
         """Ask again for rows that the master was busy with; forget what was settled long ago."""
-        self._applier.judge.look()
+        self._applier.judge.look(self._config.keep_conflicts)
         self.restate()
-        self.slave.conflicts.trim(self._config.keep_conflicts)
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        self.waiting = self.slave.conflicts.count().waiting if self._applier.judge.waiting else 0
 
     def rotate_log(self) -> str | None:
         """Look after the master's log; a failure there must not stop the replication.

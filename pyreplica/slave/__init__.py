@@ -29,6 +29,7 @@ from pyreplica.model import (
 )
 from pyreplica.side import Side
 from pyreplica.slave.conflicts import ConflictRecords
+from pyreplica.slave.pauses import Pauses
 from pyreplica.slave.tables import TableRecords
 
 _SQL = sqlfiles.statements("slave.sql")
@@ -62,7 +63,8 @@ class Slave(Side):
     """A session with the slave database of one replication.
 
     Triggers and foreign keys stay silent in it: what they did on the master is in the log.
-    ``records`` says which tables are copied, ``conflicts`` what was met.
+    ``records`` says which tables are copied, ``conflicts`` what was met, ``pauses`` whether
+    somebody has paused it.
     """
 
     def __init__(self, config: ReplicationConfig) -> None:
@@ -80,10 +82,26 @@ class Slave(Side):
         self._gid_prefix: str | None = None
         self.records = TableRecords(connection, config.name)
         self.conflicts = ConflictRecords(connection, config.name)
+        self.pauses = Pauses(connection, config.name)
 
     def may_create(self) -> bool:
         """Whether the role may make PyReplica's schema here."""
         return bool(self.connection.one(_SQL["may_create"])[0])
+
+    def may_stage(self) -> bool:
+        """Whether the role may make the staging tables."""
+        return bool(self.connection.one(_SQL["may_stage"])[0])
+
+    def grant_to_stage(self) -> str:
+        """The GRANT that lets the role do that."""
+        role = sql.Identifier(self.server().role)
+        return self.connection.text(sql.SQL("GRANT CREATE ON SCHEMA pyreplica TO {}").format(role))
+
+    def not_owned(self, tables: Iterable[CapturedTable]) -> list[str]:
+        """Those of these tables that are not the role's, so that it cannot guard them."""
+        wanted = list(tables)
+        values = {"schemas": [t.schema for t in wanted], "names": [t.name for t in wanted]}
+        return [str(name) for (name,) in self.connection.query(_SQL["not_owned"], values)]
 
     def locked(self) -> bool:
         """Whether somebody holds the replication's lock: a daemon, or a copy."""

@@ -122,10 +122,6 @@ class ConflictRecords:
         """The master has logged them."""
         self._execute("restated", relid=relid, keys=[*keys], resolution=resolution)
 
-    def trim(self, keep: float) -> None:
-        """Forget what was settled so many seconds ago."""
-        self._execute("trim", keep=keep)
-
     def _query(self, name: str, **values: object) -> list[tuple[Any, ...]]:
         values["replication"] = self._replication
         return self._connection.query(_SQL[name], values)

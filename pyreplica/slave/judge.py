@@ -33,7 +33,7 @@ from pyreplica.slave.culprit import (
 from pyreplica.slave.order import statement_for, ways_of
 from pyreplica.slave.stage import Found, Stage
 from pyreplica.slave.statements import Part, TableStatements
-from pyreplica.slave.verdict import MEANINGS, Met, resolution, tell
+from pyreplica.slave.verdict import MEANINGS, Met, is_warned_of, resolution, tell
 
 _SQL = sqlfiles.statements("conflicts.sql")
 
@@ -90,10 +90,15 @@ class Judge:
         self.waiting = self.restating = False
         self.look()
 
-    def look(self) -> None:
-        """Read whether anything waits."""
-        values = {"replication": self._replication}
-        self.waiting, self.restating = self._connection.one(_SQL["open"], values)
+    def look(self, keep: float | None = None) -> None:
+        """Read whether anything waits.
+
+        Args:
+            keep: forget what was settled so many seconds ago, in the same round trip.
+        """
+        values = {"replication": self._replication, "keep": keep}
+        statement = _SQL["open" if keep is None else "open_and_trim"]
+        self.waiting, self.restating = self._connection.one(statement, values)
 
     def begin(self, batch: int) -> None:
         """A batch is to be judged, or to be judged again."""
@@ -106,15 +111,21 @@ class Judge:
         self._met.clear()
         self._judged = False
 
-    def committed(self) -> None:
-        """The batch is committed: tell what was met in it."""
+    def committed(self) -> tuple[Met, ...]:
+        """The batch is committed: tell what was met in it.
+
+        Returns:
+            Of that what somebody should look at.
+        """
         if not self._judged:
-            return
+            return ()
         self._judged = False
         for met in self._met:
             tell(self._log, self._replication, self._policies, met)
+        found = tuple(met for met in self._met if is_warned_of(self._policies, met))
         self._met.clear()
         self.look()
+        return found
 
     # A piece of a batch
 

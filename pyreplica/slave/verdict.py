@@ -43,27 +43,26 @@ def resolution(policies: Policies, conflict: str) -> str | None:
     return _RESOLUTIONS[conflict].get(policies.of(conflict))
 
 
-def tell(log: logging.Logger, replication: str, policies: Policies, met: Met) -> None:
-    """Write what was met to the daemon's log."""
+def line_of(met: Met) -> str:
+    """What was met, in a line."""
     rows = "1 row" if met.rows == 1 else f"{met.rows:,} rows"
     if met.resolution == "waiting":
-        log.error(
-            "%s of %s cannot be applied and wait, the first %s: %s (see `pyreplica conflicts list "
-            "%s`)",
-            rows,
-            met.table,
-            met.first,
-            met.why,
-            replication,
-        )
-        return
-    warned = met.conflict is not None and policies.of(met.conflict) is Policy.WARN
-    log.log(
-        logging.WARNING if warned else logging.INFO,
-        "conflict %s on %s: %s, the first %s: %s",
-        met.conflict,
-        met.table,
-        rows,
-        met.first,
-        met.resolution,
+        return f"{rows} of {met.table} cannot be applied and wait, the first {met.first}: {met.why}"
+    return (
+        f"conflict {met.conflict} on {met.table}: {rows}, the first {met.first}: {met.resolution}"
     )
+
+
+def tell(log: logging.Logger, replication: str, policies: Policies, met: Met) -> None:
+    """Write what was met to the daemon's log."""
+    if met.resolution == "waiting":
+        log.error("%s (see `pyreplica conflicts list %s`)", line_of(met), replication)
+        return
+    log.log(logging.WARNING if is_warned_of(policies, met) else logging.INFO, "%s", line_of(met))
+
+
+def is_warned_of(policies: Policies, met: Met) -> bool:
+    """Whether somebody should look at it: it waits, or its policy says so."""
+    if met.conflict is None or met.resolution == "waiting":
+        return True
+    return policies.of(met.conflict) is Policy.WARN

@@ -127,7 +127,7 @@ $body$;
 BEGIN
     FOREACH name IN ARRAY '{capture,capture_text}'::text[] LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.%I() RETURNS trigger LANGUAGE plpython3u '
-            'SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L', name, body);
+            'SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS %L', name, body);
     END LOOP;
 END
 $do$;
@@ -135,7 +135,7 @@ $do$;
 -- Leaves the session's snapshot behind. pg_current_snapshot() does not list the session's own transaction as
 -- running, although for everybody else it is: it is added here.
 CREATE OR REPLACE FUNCTION pyreplica.tick() RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     seen constant pg_snapshot := pg_current_snapshot();
     own constant xid8 := pg_current_xact_id();

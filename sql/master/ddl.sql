@@ -32,7 +32,7 @@ DECLARE
     now_ constant text := statement_timestamp()::text;
     schemas text[];
 BEGIN
-    IF coalesce(current_setting('pyreplica.refreshing', true), '') = 'on'
+    IF pyreplica.is_refreshing()
         OR current_setting('session_replication_role') = 'replica'      -- a slave's daemon
         OR current_setting('pyreplica.announced', true) = now_
         OR query IS NULL
@@ -74,13 +74,23 @@ BEGIN
 END
 $$;
 
--- With the rights of who runs the DDL, and without a search_path of its own: it has to see that of the session.
+-- With the rights of who runs the DDL, and without a search_path of its own: it has to see that of the session. What is
+-- sent is the text of the client's statement. So it is not enough that the role may which runs this DDL, perhaps in a
+-- SECURITY DEFINER function that somebody else has called: the role of the session must be allowed to as well.
 CREATE OR REPLACE FUNCTION pyreplica.announce_ddl() RETURNS event_trigger
 LANGUAGE plpgsql AS $$
+DECLARE
+    announce constant text := 'pyreplica.announce(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text)';
+    client pg_catalog.name := pg_catalog.current_setting('role');
 BEGIN
-    IF pg_catalog.has_schema_privilege('pyreplica', 'USAGE') THEN
-        IF pg_catalog.has_function_privilege(
-            'pyreplica.announce(pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text)', 'EXECUTE')
+    IF client OPERATOR(pg_catalog.=) 'none'::pg_catalog.name THEN
+        client := session_user;
+    END IF;
+    IF pg_catalog.has_schema_privilege('pyreplica', 'USAGE')
+        AND pg_catalog.has_schema_privilege(client, 'pyreplica', 'USAGE')
+    THEN
+        IF pg_catalog.has_function_privilege(announce, 'EXECUTE')
+            AND pg_catalog.has_function_privilege(client, announce, 'EXECUTE')
         THEN
             PERFORM pyreplica.announce(
                 pg_catalog.array_to_string(ARRAY(

@@ -78,14 +78,22 @@ $$;
 
 -- DDL by anybody keeps the capture right, with the rights of who installed PyReplica.
 CREATE OR REPLACE FUNCTION pyreplica.follow_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS $$
 DECLARE
     changed oid[];
     ours text;
     refused record;
 BEGIN
-    IF coalesce(current_setting('pyreplica.refreshing', true), '') = 'on' THEN
+    IF pyreplica.is_refreshing() THEN
         RETURN;
+    END IF;
+    IF TG_EVENT = 'ddl_command_end'
+        AND TG_TAG IN ('CREATE TRIGGER', 'CREATE INDEX', 'CREATE STATISTICS', 'ALTER TYPE', 'ALTER DOMAIN')
+    THEN
+        PERFORM pyreplica.refuse_code_of_others(TG_TAG);
+        IF TG_TAG LIKE 'CREATE%' THEN
+            RETURN;
+        END IF;
     END IF;
     IF TG_EVENT = 'sql_drop' THEN
         SELECT o.object_identity INTO ours FROM pg_event_trigger_dropped_objects() o

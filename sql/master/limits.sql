@@ -1,10 +1,11 @@
 -- How much log is kept for each slave, and what becomes of one that is past its limits. A part of master-install.sql.
 
--- The sessions of the daemon, or of the copy, that works for a replication.
+-- The sessions of the daemon, or of the copy, that works for a replication. An advisory lock can be taken by anybody: it
+-- counts only with those who have rights here.
 CREATE OR REPLACE FUNCTION pyreplica.at_work(replication text) RETURNS TABLE (pid integer)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT l.pid FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+    SELECT l.pid FROM pg_locks l JOIN pg_stat_get_activity(NULL) a ON a.pid = l.pid
+    WHERE has_schema_privilege(a.usesysid, 'pyreplica', 'USAGE') AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
         AND l.classid::bigint = hashtext('pyreplica')::bigint & 4294967295
         AND l.objid::bigint = hashtext(at_work.replication)::bigint & 4294967295
@@ -101,7 +102,7 @@ CREATE OR REPLACE FUNCTION pyreplica.silence_doorbell() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (SELECT d.last_value > 1 AND d.last_value & ~(pyreplica.listeners() | 1) <> 0 FROM pyreplica.doorbell d)
-        AND pg_try_advisory_xact_lock(hashtext('pyreplica.doorbell'))
+        AND pyreplica.try_lock_doorbell()
     THEN
         PERFORM setval('pyreplica.doorbell', d.last_value & (pyreplica.listeners() | 1)) FROM pyreplica.doorbell d;
     END IF;

@@ -37,7 +37,7 @@ $$;
 
 -- Restates a row that has left a partition, or come to one.
 CREATE OR REPLACE FUNCTION pyreplica.after_move() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS $$
 DECLARE
     log constant text := (
         SELECT pyreplica.logging(pyreplica.restating(t.id, t.shape,

@@ -147,6 +147,7 @@ DECLARE
         FROM pyreplica.print_settings() s WHERE s.name = ANY (names));
     f record;
 BEGIN
+    PERFORM pyreplica.begin_refreshing();   -- this DDL is nobody else's
     FOR f IN
         SELECT pyreplica.capture_name(t.id, event) AS name,
             pyreplica.capture_body(t.id, event, jsonb_strip_nulls(part)) AS body
@@ -154,9 +155,10 @@ BEGIN
         WHERE t.id = generation AND (event NOT LIKE 'BEFORE%' OR (t.shape ->> 'partitioned')::boolean)
     LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-            'SET search_path = pg_catalog, pg_temp %s AS %L', f.name, settings, f.body);
+            'SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off %s AS %L', f.name, settings, f.body);
         EXECUTE format('REVOKE ALL ON FUNCTION pyreplica.%I() FROM PUBLIC', f.name);
     END LOOP;
+    PERFORM pyreplica.end_refreshing();
 END
 $$;
 
@@ -176,11 +178,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     unused text;
 BEGIN
-    PERFORM set_config('pyreplica.refreshing', 'on', true);   -- follow_ddl() is not to follow this
+    PERFORM pyreplica.begin_refreshing();   -- follow_ddl() is not to follow this
     FOR unused IN SELECT f.name FROM pyreplica.capture_function f WHERE NOT f.used LOOP
         EXECUTE format('DROP FUNCTION pyreplica.%I()', unused);
     END LOOP;
-    PERFORM set_config('pyreplica.refreshing', '', true);
+    PERFORM pyreplica.end_refreshing();
 END
 $$;
 
@@ -188,7 +190,7 @@ $$;
 -- made anew at once, in this transaction, which keeps their writers out until it commits; else it is for add_table() to
 -- do that, one table at a time.
 CREATE OR REPLACE FUNCTION pyreplica.set_capture(language text, renew boolean DEFAULT true) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known constant text := (SELECT c.language FROM pyreplica.replica_capture c);
 BEGIN

@@ -8,7 +8,7 @@
 -- In the log ids are the order. So nobody may be about to commit a change of a row that has a lower id than ours: rows
 -- that stand are locked first. What does not stand cannot be locked; then the table is locked against all writers.
 CREATE OR REPLACE FUNCTION pyreplica.restate("table" regclass, keys jsonb[], OUT restated bigint, OUT busy jsonb[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS $$
 DECLARE
     t pyreplica.replica_table;
     standing text;

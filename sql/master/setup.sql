@@ -51,6 +51,9 @@ BEGIN
         FROM pyreplica.descendants(rel) d JOIN pg_class r ON r.oid = d
         WHERE r.relkind = 'f' OR r.relispartition AND r.relpersistence <> 'p' LIMIT 1;
         IF reason IS NULL THEN
+            reason := pyreplica.code_of_others(rel) || '; ALTER FUNCTION ... OWNER TO a superuser who has read it';
+        END IF;
+        IF reason IS NULL THEN
             SELECT format('it inherits from %s, which is not added: a statement on that table would change rows '
                 'here unnoticed; add that one first', a::regclass)
             INTO reason
@@ -83,12 +86,41 @@ FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid
 WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^(capture($|_)|(before|after)_(merge|move)$)'
     AND g.tgparentid = 0;
 
+-- What comes between these two is DDL of ours, which the event triggers leave alone. Anybody can set the setting, so it
+-- counts only with a secret that is in a table, and there only until the end: no code of others runs before that.
+CREATE OR REPLACE FUNCTION pyreplica.begin_refreshing() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    new_secret constant uuid := gen_random_uuid();
+BEGIN
+    INSERT INTO pyreplica.replica_secret (secret) VALUES (new_secret);
+    PERFORM set_config('pyreplica.refreshing', new_secret::text, true);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.end_refreshing() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM pyreplica.replica_secret;
+    PERFORM set_config('pyreplica.refreshing', '', true);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.is_refreshing() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known constant text := coalesce(current_setting('pyreplica.refreshing', true), '');
+BEGIN
+    RETURN known <> '' AND EXISTS (SELECT FROM pyreplica.replica_secret s WHERE s.secret::text = known);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pyreplica.drop_triggers(rel oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
 BEGIN
-    PERFORM set_config('pyreplica.refreshing', 'on', true);   -- follow_ddl() is not to follow this
+    PERFORM pyreplica.begin_refreshing();   -- follow_ddl() is not to follow this
     FOR t IN
         SELECT g.name, n.nspname, c.relname
         FROM pyreplica.capture_trigger g JOIN pg_class c ON c.oid = g.relid
@@ -97,7 +129,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %I.%I', t.name, t.nspname, t.relname);
     END LOOP;
-    PERFORM set_config('pyreplica.refreshing', '', true);
+    PERFORM pyreplica.end_refreshing();
 END
 $$;
 
@@ -119,6 +151,7 @@ BEGIN
     THEN
         PERFORM pyreplica.make_captures(generation);
     END IF;
+    PERFORM pyreplica.begin_refreshing();   -- this DDL is nobody else's
     FOR g IN
         SELECT * FROM (VALUES
             ('pyreplica_insert', 'AFTER INSERT', 'INSERT', 'REFERENCING NEW TABLE AS new_rows', role_),
@@ -149,6 +182,7 @@ BEGIN
                 'EXECUTE FUNCTION pyreplica.after_move(%L)', table_, generation);
         END IF;
     END IF;
+    PERFORM pyreplica.end_refreshing();
 END
 $$;
 
@@ -214,7 +248,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.add_table("table" regclass) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel constant oid := "table"::oid;
     refused text;
@@ -237,7 +271,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.remove_table("table" regclass) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     heir regclass;
 BEGIN

@@ -135,6 +135,13 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_capture (
 );
 INSERT INTO pyreplica.replica_capture (language) VALUES ('plpython3u') ON CONFLICT DO NOTHING;
 
+-- What tells our own DDL from that of others: is_refreshing(). A row is deleted in the transaction that has inserted it,
+-- so nobody else ever sees one.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_secret (secret uuid NOT NULL);
+
+-- Whoever has it locked may change the doorbell. Nothing is ever in it.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_bell ();
+
 -- The partitions of the captured tables: when one is attached, detached or dropped, its rows come and go unnoticed by
 -- any trigger.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (

@@ -5,12 +5,25 @@
 -- value has a lower one, and a snapshot lists all that run below the highest id that has ended. Had it an id from
 -- before, then a writer could have read the old value and be in no list.
 CREATE OR REPLACE FUNCTION pyreplica.set_doorbell(slave_bit integer, sleeping boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('pyreplica.doorbell'));
+    -- No advisory lock, which everybody may take; and not ACCESS EXCLUSIVE, which gives the transaction its id.
+    LOCK TABLE pyreplica.replica_bell IN EXCLUSIVE MODE;
     PERFORM setval('pyreplica.doorbell', CASE WHEN sleeping THEN d.last_value | (1::bigint << slave_bit)
         ELSE d.last_value & ~(1::bigint << slave_bit) END)
     FROM pyreplica.doorbell d;
+END
+$$;
+
+-- The same lock for who does not wait for it: whether it was free.
+CREATE OR REPLACE FUNCTION pyreplica.try_lock_doorbell() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE pyreplica.replica_bell IN EXCLUSIVE MODE NOWAIT;
+    RETURN true;
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN false;
 END
 $$;
 
@@ -44,7 +57,7 @@ $$;
 -- "switched", "waiting" (for a slave to confirm), "truncated", or null when there was nothing to do or something was
 -- locked.
 CREATE OR REPLACE FUNCTION pyreplica.rotate_log(rotate_at bigint) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     written regclass;
     resting regclass;
@@ -81,7 +94,7 @@ BEGIN
                 RETURN NULL;   -- who was dropped stays so
         END;
     END IF;
-    IF pg_relation_size(written) < rotate_at OR NOT pg_try_advisory_xact_lock(hashtext('pyreplica.doorbell')) THEN
+    IF pg_relation_size(written) < rotate_at OR NOT pyreplica.try_lock_doorbell() THEN
         RETURN NULL;
     END IF;
     UPDATE pyreplica.replica_segment SET since_id = (SELECT last_value FROM pyreplica.replica_log_id)

@@ -84,7 +84,7 @@ def _run(settings: Config, pause: Pause) -> bool:
     def observe(name: str, step: Step, batch: int) -> None:
         pause.at(step.value, batch)
 
-    service = Service(settings.select([]), observe=observe)
+    service = Service(settings, observe=observe)
     service.handle_signals()
     return service.run()
 

@@ -18,7 +18,7 @@ from tests.faults.load import MANY_NEW_ROWS, THROUGH_THE_GATES
 from tests.faults.programs import Program
 from tests.support import connect, eventually, sql, value
 
-DOORBELL = "SELECT pg_advisory_xact_lock(hashtext('pyreplica.doorbell'))"
+DOORBELL = "LOCK TABLE pyreplica.replica_bell IN EXCLUSIVE MODE"
 _SEGMENTS = """
     SELECT format('pyreplica.replica_log_%s', b)::regclass AS written,
         format('pyreplica.replica_log_%s', 1 - b)::regclass AS resting
@@ -283,7 +283,7 @@ def _ringing(cell: Cell) -> Iterator[None]:
     with holding(master, DOORBELL):
         with cell.load.resting():
             cell.daemon.go()
-            eventually(waits(master, "advisory", "set_doorbell"), "it does not set its bit")
+            eventually(waits(master, "relation", "set_doorbell"), "it does not set its bit")
         yield
 
 
@@ -304,7 +304,7 @@ def _ending(cell: Cell) -> Iterator[None]:
     with holding(master, DOORBELL):
         cell.daemon.terminate()
         cell.daemon.go()
-        eventually(waits(master, "advisory", "set_doorbell"), "it does not clear its bit")
+        eventually(waits(master, "relation", "set_doorbell"), "it does not clear its bit")
         yield
     ending = cell.daemon
 

@@ -24,13 +24,18 @@ COMMANDS = {
     "copy": (),
     "run": (),
     "status": (),
+    "pause": ("--timeout", "1s"),
+    "resume": ("--timeout", "1s"),
     "wait": ("--timeout", "1s"),
     "compare": ("--timeout", "1s"),
     "repair": ("--timeout", "1s"),
     "uninstall": (),
 }
 """The commands that need no more than a configuration, and what keeps them short."""
-OTHER_COMMANDS = ("conflicts", "add-table", "remove-table", "execute", "demo")
+OTHER_COMMANDS = (
+    *("alert", "check-lag", "conflicts", "add-table", "remove-table", "execute", "demo"),
+    *("start", "stop", "restart", "reload", "service", "adopt"),
+)
 
 TABLES = """
 CREATE TABLE item (id integer PRIMARY KEY, name text, price numeric);
@@ -56,6 +61,7 @@ def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
 def write_config(path: Path, replications: dict[str, dict[str, Any]], **root: Any) -> Path:
     """A configuration file with these replications."""
     path.write_text(yaml.safe_dump({"replications": replications, **root}), encoding="utf-8")
+    path.chmod(0o600)
     return path
 
 

@@ -145,3 +145,22 @@ def test_a_running_daemon_is_not_disturbed(databases: Databases) -> None:
         daemon.until_asleep()
         with pytest.raises(Refused, match="another daemon or copy is at work"):
             adopt(made)
+
+
+def test_a_slave_that_was_moved_by_a_dump_goes_on_where_it_was(databases: Databases) -> None:
+    made = copied(databases, TABLES)
+    cluster, name = databases.slave_cluster, f"{databases.name}_moved"
+    dump = cluster.run("pg_dump", "-d", databases.slave).stdout
+    cluster.create_database(name)
+    try:
+        cluster.psql("-q", dbname=name, input=dump)
+        moved = replace(made, slave=cluster.dsn(name))
+        sql(moved.master, *WRITES)
+        assert "but the replication was set up with" in refusal(moved)
+        assert [line.split(":")[0] for line in adopt(moved)] == ["slave"]
+        relid = "SELECT slave_relid = 'public.t'::regclass FROM pyreplica.replica_copy"
+        assert value(moved.slave, f"{relid} WHERE table_name = 't'")
+        with running(moved):
+            assert_same(moved)
+    finally:
+        cluster.drop_database(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyreplica.replication import loop
+from pyreplica.replication import telling
 from pyreplica.replication.report import report
 from pyreplica.replication.setup import install
 from tests.conftest import Databases
@@ -141,7 +141,7 @@ def test_a_failure_that_lasts_is_an_error_now_and_then_only(
         sql(databases.master, "INSERT INTO public.t VALUES (1, 'x')")
         daemon.until(lambda: told()[1] >= 3, "it is not tried again")
         assert told()[0] == 1
-        monkeypatch.setattr(loop, "ALERT_EVERY", 0.0)
+        monkeypatch.setattr(telling, "ALERT_EVERY", 0.0)
         daemon.until(lambda: told()[0] >= 2, "it is not told again")
 
 

@@ -405,6 +405,56 @@ def test_a_copy_that_is_cancelled_says_so_and_succeeds_later(databases: Database
     assert_replicates(made, databases)
 
 
+def test_statistics_are_made_beside_the_copying_and_are_waited_for(databases: Databases) -> None:
+    made = installed(databases, TABLES + ROWS, TABLES)
+    broken = Copy(made, Silence(), workers=1)
+    errors: list[PyReplicaError] = []
+
+    def run() -> None:
+        with pytest.raises(PyReplicaError) as caught:
+            broken.run()
+        errors.append(caught.value)
+
+    ready = "SELECT count(*) FROM pyreplica.replica_copy WHERE state = 'ready'"
+    with connect(databases.slave) as somebody:
+        # lets rows in, but no ANALYZE; this table is the first to be copied
+        somebody.execute("BEGIN; LOCK TABLE public.line IN SHARE UPDATE EXCLUSIVE MODE")
+        thread = threading.Thread(target=run)
+        thread.start()
+        eventually(lambda: value(databases.slave, ready) == 3, "the others are not copied")
+        eventually(blocked(databases.slave), "it does not wait for the lock")
+        assert thread.is_alive()
+        assert report(made).state == "copying"
+        broken.cancel()
+        thread.join()
+        somebody.execute("COMMIT")
+    assert "analysing table public.line: canceling statement" in errors[0].what
+    assert_not_copied(made)
+    copy(made, workers=1)
+    known = "SELECT DISTINCT tablename::text FROM pg_stats WHERE schemaname = 'public' ORDER BY 1"
+    with connect(databases.slave) as session:
+        assert session.query(known) == [("customer",), ("line",), ("orders",)]
+    assert_replicates(made, databases)
+
+
+def test_a_table_whose_statistics_cannot_be_made_is_named(databases: Databases) -> None:
+    index = """
+        CREATE FUNCTION public.touchy(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+            IF current_query() LIKE 'ANALYZE%' THEN RAISE 'no statistics'; END IF;
+            RETURN v;
+        END $$;
+        CREATE INDEX touchy ON public.customer (public.touchy(name));
+    """
+    made = installed(databases, TABLES + ROWS, TABLES + index, copy_workers=2)
+    with pytest.raises(PyReplicaError, match="no statistics") as caught:
+        copy(made)
+    assert caught.value.line.startswith("shop: slave: analysing table public.customer:")
+    assert_not_copied(made)
+    sql(databases.slave, "DROP INDEX public.touchy")
+    copy(made)
+    assert_replicates(made, databases)
+
+
 @pytest.mark.parametrize(
     ("schema", "point"),
     [

@@ -268,7 +268,8 @@ def test_a_session_that_is_terminated_while_the_daemon_sleeps_is_made_anew(
         sql(
             databases.master if side == "master" else databases.slave,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            f"WHERE datname = current_database() AND application_name = 'pyreplica shop: {side}'",
+            "WHERE datname = current_database() "
+            f"AND application_name LIKE 'pyreplica shop: {side}%'",
         )
         daemon_.until_said(f"shop: {side}: connection lost")
         sql(databases.master, "INSERT INTO public.t VALUES (1, 'x')")

@@ -8,7 +8,7 @@ import pytest
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import NotInstalled, PyReplicaError, Refused
-from pyreplica.model import SQL_VERSION
+from pyreplica.model import SQL_VERSION, EventKind, State
 from pyreplica.replication.report import report
 from pyreplica.replication.setup import install
 from tests.conftest import Databases
@@ -156,8 +156,9 @@ def test_a_second_daemon_waits_for_the_first_and_takes_over_when_that_is_killed(
         first.until_said("connected")
         with running(made) as second:
             line = second.until_said("another daemon or copy is at work for this replication")
-            assert line.startswith("ERROR")
-            second.until(lambda: len(second.said("next try")) > 2, "it does not try again")
+            assert line.startswith("INFO standing by: shop: slave: ")
+            assert f": pid {first.process.pid} on " in line
+            second.until(lambda: second.statuses[-1].state is State.STANDBY, "it does not stand by")
             sql(databases.master, "INSERT INTO public.t VALUES (1, 'x')")
             assert_same(made)
             assert second.batches() == []
@@ -165,6 +166,8 @@ def test_a_second_daemon_waits_for_the_first_and_takes_over_when_that_is_killed(
             eventually(lambda: report(made).state == "in step", report(made).state)
             first.kill()
             second.until_asleep()
+            assert [one.kind for one in second.events] == [EventKind.STARTED]
+            assert f"in the place of pid {first.process.pid} on " in second.events[0].what
             sql(databases.master, "INSERT INTO public.t VALUES (2, 'x')")
             assert_same(made)
             assert len(second.batches()) == 1

@@ -76,8 +76,8 @@ def test_an_idle_daemon_looks_once_after_each_keepalive(databases: Databases) ->
         looked = [line for line in executed[0] if "pyreplica_fetch" in line]
         assert len(looked) in (2, 3)
         assert len(executed[0]) <= 3 * (len(looked) + 1)
-        assert len(executed[1]) <= 2 * (len(looked) + 1)
-        assert all("resolution" in line or "replica_conflict" in line for line in executed[1])
+        assert len(executed[1]) <= len(looked) + 1
+        assert all("WITH trimmed AS" in line for line in executed[1])
 
 
 def test_a_commit_wakes_the_daemon(databases: Databases) -> None:
@@ -170,7 +170,8 @@ def test_a_commit_while_the_connection_is_replaced_is_found_at_once(databases: D
             # nobody listens when it rings, and the bit of the one who is gone is still set
             writer.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND application_name = 'pyreplica shop: master'"
+                "WHERE datname = current_database() "
+                "AND application_name LIKE 'pyreplica shop: master%'"
             )
             writer.execute(f"INSERT INTO public.t VALUES ({number}, 'x')")
             committed_after(daemon, number)

@@ -81,10 +81,10 @@ HISTORY = [
 """What fills the log with each kind of change: I, U, D, T, i, u, d, F, P, S."""
 
 
-@pytest.fixture(params=["2"])
+@pytest.fixture
 def old(request: pytest.FixtureRequest, databases: Databases) -> ReplicationConfig:
     """A replication as a release with that version of the SQL has left it, with a full log."""
-    folder = OLD / str(request.param)
+    folder = OLD / str(getattr(request, "param", "2"))
     for cluster, side in ((databases.master_cluster, "master"), (databases.slave_cluster, "slave")):
         cluster.psql("-q", "-f", str(folder / f"{side}-install.sql"), dbname=databases.name)
     for dsn in (databases.master, databases.slave):
@@ -246,7 +246,9 @@ class OldDaemon:
         self._thread.join(60)
 
 
-@pytest.mark.parametrize("confirmed", [False, True], ids=["not confirmed", "confirmed"])
+@pytest.mark.parametrize(
+    ("old", "confirmed"), [("2", False), ("2", True), ("3", True)], indirect=["old"]
+)
 def test_the_sql_is_upgraded_under_writers_and_an_older_daemon_and_nothing_is_lost(
     databases: Databases, old: ReplicationConfig, confirmed: bool
 ) -> None:
@@ -313,6 +315,7 @@ FROM pg_event_trigger
 """
 
 
+@pytest.mark.parametrize("old", ["2", "3"], indirect=True)
 def test_what_was_upgraded_is_what_would_have_been_installed(
     databases: Databases, old: ReplicationConfig
 ) -> None:
@@ -333,6 +336,7 @@ def test_what_was_upgraded_is_what_would_have_been_installed(
 def test_an_upgrade_that_cannot_have_the_log_names_who_has_it_and_changes_nothing(
     databases: Databases, old: ReplicationConfig
 ) -> None:
+    before = value(databases.master, "SELECT version FROM pyreplica.replica_version")
     with connect(databases.master) as opened:
         opened.execute("BEGIN; INSERT INTO public.plain VALUES (1, 'open')")
         (pid,) = opened.one("SELECT pg_backend_pid()")
@@ -341,7 +345,7 @@ def test_an_upgrade_that_cannot_have_the_log_names_who_has_it_and_changes_nothin
         assert f"Processes that have it locked: {pid}" in caught.value.details
         assert "Run it again" in caught.value.hint
         opened.execute("COMMIT")
-    assert value(databases.master, "SELECT version FROM pyreplica.replica_version") == 2
+    assert value(databases.master, "SELECT version FROM pyreplica.replica_version") == before
     install(old)
     with running(old):
         assert_same(old)
@@ -354,10 +358,11 @@ def test_a_daemon_of_a_newer_release_says_what_to_do(
     databases: Databases, old: ReplicationConfig, tmp_path: Path
 ) -> None:
     path = config_file(tmp_path, databases)
+    before = value(databases.master, "SELECT version FROM pyreplica.replica_version")
     with daemon(path) as started:
         assert started.process.wait(30) == 1
     assert (
-        f"shop: master: the installed SQL has version 2, this release needs {SQL_VERSION} "
+        f"shop: master: the installed SQL has version {before}, this release needs {SQL_VERSION} "
         "(Run `pyreplica install` of this release" in started.log
     )
     install(old)

@@ -6,6 +6,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -57,11 +58,13 @@ class Took:
     """What a copy took, in seconds.
 
     Attributes:
-        seconds: on the clock.
-        servers, programs: of CPU, of both servers and of what was started to copy.
+        loaded: on the clock, until all rows and indexes were there.
+        analysed: on the clock, until the planner had its statistics as well.
+        servers, programs: of CPU, of both servers and of what was started, with the statistics.
     """
 
-    seconds: float
+    loaded: float
+    analysed: float
     servers: float
     programs: float
 
@@ -100,7 +103,7 @@ class Found:
     took: Mapping[Way, Sequence[Took]]
 
     def ratio(
-        self, ours: Way, other: Way, what: Callable[[Took], float] = lambda took: took.seconds
+        self, ours: Way, other: Way, what: Callable[[Took], float] = lambda took: took.analysed
     ) -> float:
         """How many times as long the other one takes, the median over the rounds."""
         pairs = zip(self.took[ours], self.took[other], strict=True)
@@ -117,23 +120,26 @@ class Found:
                     if other not in self.took:
                         continue
                     ours = Way("ours", into, workers)
-                    ratio = self.ratio(ours, other)
                     what = f"{where}, {_counted(workers)}: times as fast as {PEER[name]}"
+                    loaded = self.ratio(ours, other, lambda took: took.loaded)
+                    figures.append(Figure(f"{what}, loaded", f"{loaded:.2f}", ">= 1", loaded >= 1))
+                    ratio = self.ratio(ours, other)
                     cpu = self.ratio(ours, other, lambda took: took.cpu)
                     found = f"{ratio:.2f} ({cpu:.2f})"
-                    figures.append(Figure(what, found, ">= 1", ratio >= 1))
+                    figures.append(Figure(f"{what}, analysed", found, ">= 1", ratio >= 1))
             alone, more = (Way("ours", into, workers) for workers in (counts[0], counts[-1]))
             what = f"{where}: {_counted(counts[-1])}, times as fast as {counts[0]}"
             figures.append(Figure(what, f"{self.ratio(more, alone):.2f}"))
         lines = [
-            ("", "", "workers", "seconds", "rows/s", "servers' CPU", "programs' CPU"),
+            ("", "", "workers", "loaded", "analysed", "rows/s", "servers' CPU", "programs' CPU"),
             *(
                 (
                     PEER[way.name],
                     INTO[way.into],
                     str(way.workers),
-                    f"{statistics.median(one.seconds for one in took):.2f}",
-                    f"{self.rows / statistics.median(one.seconds for one in took):,.0f}",
+                    f"{statistics.median(one.loaded for one in took):.2f} s",
+                    f"{statistics.median(one.analysed for one in took):.2f} s",
+                    f"{self.rows / statistics.median(one.analysed for one in took):,.0f}",
                     f"{statistics.median(one.servers for one in took):.1f} s",
                     f"{statistics.median(one.programs for one in took):.2f} s",
                 )
@@ -146,16 +152,18 @@ class Found:
             (
                 f"{self.rows:,} rows in {len(_ROWS)} tables, {self.size / 2**20:,.0f} MB with "
                 f"indexes; {rounds} rounds in turns, medians.",
-                "All tables are compared after each copy. In parentheses: by CPU, of the servers "
-                "and the programs together.",
-                "pyreplica copy: the command from its start to its end: Python, the slave's "
-                "registration, the rows in one snapshot, ANALYZE of",
-                "each table, the cursor. Into an empty database with --schema: tables first, "
-                "indexes and constraints after the rows,",
-                "by pg_dump and pg_restore. The triggers are there before.",
-                "pg_dump | psql: text in a pipe, no ANALYZE. pg_dump -Fd, pg_restore: both with "
-                "-j, one after the other,",
-                "files without compression, no ANALYZE. Into empty tables with --data-only.",
+                "All tables are compared after each copy. Loaded: all rows and indexes are there; "
+                "analysed: the planner's statistics as well.",
+                "In parentheses: by CPU until then, of the servers and the programs together.",
+                "pyreplica copy: the command from its start: Python, the slave's registration, the "
+                "rows in one snapshot, ANALYZE of each table,",
+                "the cursor. Into an empty database with --schema: tables first, indexes and "
+                "constraints after the rows and ANALYZE, by pg_dump and",
+                "pg_restore; so it is loaded when it is analysed. The triggers are there before.",
+                "pg_dump | psql: text in a pipe. pg_dump -Fd, pg_restore: both with -j, one after "
+                "the other, files without compression. Into empty",
+                "tables with --data-only. After them vacuumdb --analyze-only of these tables, with "
+                "as many workers.",
                 "Their master is a copy of the database without PyReplica.",
             ),
             figures,
@@ -232,9 +240,11 @@ class Copies:
             execute(cluster.dsn(), "CHECKPOINT")
         run = {"ours": self._ours, "psql": self._psql, "restore": self._restore}[way.name]
         servers, programs, began = self._cpu(), _children_cpu(), time.perf_counter()
-        run(way)
-        seconds = time.perf_counter() - began
-        took = Took(seconds, self._cpu() - servers, _children_cpu() - programs)
+        loaded = run(way)
+        ended = time.perf_counter()
+        took = Took(
+            loaded - began, ended - began, self._cpu() - servers, _children_cpu() - programs
+        )
         shutil.rmtree(self._dump, ignore_errors=True)
         if self._contents(self.slave.dsn(way.into)) != self.wanted:
             raise Wrong(f"{PEER[way.name]} {INTO[way.into]} has copied something else")
@@ -249,15 +259,26 @@ class Copies:
         if way.name == "ours":
             command(self._path, "install", "nothing", timeout=_LIMIT)
 
-    def _ours(self, way: Way) -> None:
+    def _ours(self, way: Way) -> float:
+        """Gives when all was loaded, by the performance counter; likewise the others."""
         options = ["--schema"] if way.into == "nothing" else ["--truncate"]
-        command(
-            self._path,
-            *("copy", way.into, *options, "--workers", str(way.workers)),
-            timeout=_LIMIT,
-        )
+        program = [sys.executable, "-m", "pyreplica", "--config", str(self._path)]
+        copy = [*program, "copy", way.into, *options, "--workers", str(way.workers)]
+        loaded = 0.0
+        with subprocess.Popen(
+            copy, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as copying:
+            assert copying.stderr is not None
+            lines = []
+            for line in copying.stderr:
+                lines.append(line)
+                if line.rstrip().endswith(" rows"):  # a table is there
+                    loaded = time.perf_counter()
+        if copying.returncode:
+            raise RuntimeError(f"pyreplica copy has failed: {''.join(lines)}")
+        return loaded if way.into == "indexed" else time.perf_counter()
 
-    def _psql(self, way: Way) -> None:
+    def _psql(self, way: Way) -> float:
         dump = [*self._program("pg_dump", way), self.master.dsn("bare")]
         load = [str(self.slave.binary("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
         with subprocess.Popen(dump, stdout=subprocess.PIPE) as dumping:
@@ -270,13 +291,23 @@ class Copies:
             )
         if dumping.returncode:
             raise RuntimeError("pg_dump has failed")
+        return self._analysed(way)
 
-    def _restore(self, way: Way) -> None:
+    def _restore(self, way: Way) -> float:
         jobs = ("-j", str(way.workers))
         dump = [*self._program("pg_dump", way), "-Fd", "-Z0", *jobs, "-f", str(self._dump)]
         load = [*self._program("pg_restore", way), *jobs, "-d", self.slave.dsn(way.into)]
         subprocess.run([*dump, self.master.dsn("bare")], timeout=_LIMIT, check=True)
         subprocess.run([*load, str(self._dump)], timeout=_LIMIT, check=True)
+        return self._analysed(way)
+
+    def _analysed(self, way: Way) -> float:
+        loaded = time.perf_counter()
+        analyse = [str(self.slave.binary("vacuumdb")), "--analyze-only", "--quiet"]
+        tables = [option for table in _ROWS for option in ("-t", table)]
+        jobs = ("-j", str(way.workers), "-d", self.slave.dsn(way.into))
+        subprocess.run([*analyse, *tables, *jobs], timeout=_LIMIT, check=True)
+        return loaded
 
     def _program(self, name: str, way: Way) -> list[str]:
         options = ["--data-only"] if way.into == "indexed" else []
@@ -333,6 +364,6 @@ def measure(
                 took[way].append(one)
                 say(
                     f"copy     {PEER[way.name]:24} {INTO[way.into]}, {_counted(way.workers)}: "
-                    f"{one.seconds:.2f} s"
+                    f"loaded in {one.loaded:.2f} s, analysed in {one.analysed:.2f} s"
                 )
         return Found(copies.rows, copies.size, {way: took[way] for way in ways})

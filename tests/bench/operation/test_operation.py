@@ -110,7 +110,7 @@ def test_a_statement_in_the_servers_log_is_noted(pair: Pair) -> None:
 def test_every_way_copies_the_same_rows(folder: Path) -> None:
     found = copying.measure(folder, 2_000, 1, lambda text: None, [1])
     assert len(found.took) == 6
-    assert all(one.seconds > 0 for (one,) in found.took.values())
+    assert all(0 < one.loaded <= one.analysed for (one,) in found.took.values())
     _is_told(found.section())
 
 

@@ -1,0 +1,61 @@
+"""Renews the planner's statistics of tables that were copied, beside the copying of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+
+from pyreplica.database import sql
+from pyreplica.errors import PyReplicaError
+from pyreplica.model import CapturedTable
+from pyreplica.slave import Slave
+
+
+class Analysis:
+    """One table after another, in a session and a thread of its own.
+
+    Without statistics a slave that takes over would plan badly until autovacuum gets there. One
+    ANALYZE at a time: on a server that is busy with rows, more would only take turns.
+
+    Args:
+        session: opens the session with the slave, and closes it.
+    """
+
+    def __init__(self, session: Callable[[], AbstractContextManager[Slave]]) -> None:
+        self._session = session
+        self._tables: SimpleQueue[CapturedTable | None] = SimpleQueue()
+        self._stopped = False
+
+    # For the threads that copy
+
+    def add(self, table: CapturedTable) -> None:
+        """A table is copied, and that is committed."""
+        self._tables.put(table)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._tables.put(None)
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way is for others to break off."""
+        self._stopped = True
+        self._tables.put(None)
+
+    # For its own thread
+
+    def run(self) -> int:
+        """Work until nothing more comes; gives the number of rows it has copied, which is none.
+
+        Raises:
+            PyReplicaError: of the first table that fails.
+        """
+        with self._session() as slave:
+            while (table := self._tables.get()) is not None and not self._stopped:
+                name = sql.Identifier(table.schema, table.name)
+                try:
+                    slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
+                except PyReplicaError as error:
+                    error.what = f"analysing table {table}: {error.what}"
+                    raise
+        return 0
