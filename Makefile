@@ -14,6 +14,9 @@ SEED ?=
 # Which systems are measured; all that are installed when it is empty.
 SYSTEMS ?=
 
+# What only tests need of Debian: a browser, with letters for it.
+test_packages := chromium fonts-dejavu-core
+
 venv := .venv
 bin := $(venv)/bin
 # Newer than pyproject.toml: the environment is the one that file asks for.
@@ -24,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test test-faults soak bench bench-triggers bench-growth bench-operation bench-quick peers clean
+.PHONY: help prepare setup demo lint test test-faults soak bench bench-triggers bench-growth bench-operation bench-quick peers screenshot clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
@@ -54,6 +57,7 @@ lint: setup ## check style, types and layers
 	@echo 'lint-imports' && $(bin)/lint-imports > $(venv)/lint-imports.log 2>&1 || { cat $(venv)/lint-imports.log; exit 1; }
 
 test: lint ## lint, then run the tests
+	@.ci/prepare $(test_packages)
 	@echo 'pytest'
 	@$(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
@@ -62,6 +66,10 @@ test-faults: setup ## have everything fail at every step, and print the matrix
 
 soak: setup ## mixed load and random faults for MINUTES, with SEED; docs/soak.md
 	@$(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+screenshot: setup ## make docs/status-page.png anew
+	@.ci/prepare $(test_packages)
+	@$(bin)/python -m tests.screenshot docs/status-page.png
 
 bench: setup ## PyReplica beside the peers that are installed: benchmarks.txt, docs/catch-up.svg
 	@$(bin)/python -m tests.bench $(if $(SYSTEMS),--systems "$(SYSTEMS)") --text benchmarks.txt --chart docs/catch-up.svg

@@ -39,12 +39,13 @@ def table(
     return made
 
 
+def plain(value: object) -> str:
+    """What JSON has no form for, as a text."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
 def print_json(value: Any) -> None:
     """A value for machines, on standard output; moments as in ISO 8601."""
-
-    def plain(other: object) -> str:
-        return other.isoformat() if isinstance(other, datetime) else str(other)
-
     json.dump(value, sys.stdout, indent=2, default=plain)
     sys.stdout.write("\n")
 

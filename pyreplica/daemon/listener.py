@@ -16,7 +16,11 @@ class Listener(Protocol):
     """
 
     def start(self) -> None:
-        """Begin; in the main thread, before any replication does."""
+        """Begin; in the main thread, before any replication does.
+
+        Raises:
+            PyReplicaError: it cannot do its work; the daemon does not start then.
+        """
 
     def status(self, status: Status) -> None:
         """A replication has another status."""

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
-from pyreplica.config import ReplicationConfig
-from pyreplica.errors import PyReplicaError
-from pyreplica.model import Status, Step
-from pyreplica.replication.loop import Replication
-from pyreplica.replication.wakeup import Wakeup
+from pyreplica.config import Config, ReplicationConfig
+from pyreplica.daemon.bell import Bell
+from pyreplica.daemon.changes import changes
+from pyreplica.daemon.listener import Listener
+from pyreplica.daemon.listeners import Listeners
+from pyreplica.daemon.member import Member
+from pyreplica.daemon.summary import summary
+from pyreplica.daemon.systemd import Systemd
+from pyreplica.errors import ConfigError, PyReplicaError
+from pyreplica.model import Event, EventKind, Step
+from pyreplica.replication.telling import utc_now
 
 GRACE = 5.0
 """Seconds a batch may take to finish after a signal; then it is abandoned."""
+TICK = 10.0
+"""The main thread looks after the replications at least so often, seconds."""
 
 _log = logging.getLogger("pyreplica")
 
@@ -29,92 +36,185 @@ class Service:
     """Several replications in one process.
 
     Args:
-        configs: the replications.
+        config: the configuration.
+        names: the replications of it that are run; none means all.
+        listeners: told what the replications do.
+        read: reads the configuration anew, on SIGHUP; None where that is not asked for.
+        running: called when all replications have been started.
+        reloaded: told what has become of each reading: what was done, or the error.
+        systemd: the service manager.
         observe: told of each step of each batch, with the replication's name.
-        publish: given every new status.
+
+    Raises:
+        ConfigError: there is no replication of such a name.
     """
 
     def __init__(
         self,
-        configs: Sequence[ReplicationConfig],
+        config: Config,
+        names: Sequence[str] = (),
         *,
+        listeners: Sequence[Listener] = (),
+        read: Callable[[], Config] | None = None,
+        running: Callable[[], None] = lambda: None,
+        reloaded: Callable[[str, ConfigError | None], None] = lambda done, error: None,
+        systemd: Systemd | None = None,
         observe: Callable[[str, Step, int], None] = lambda name, step, batch: None,
-        publish: Callable[[Status], None] = lambda status: None,
     ) -> None:
-        self._stopping = Wakeup()
-        self.errors: dict[str, PyReplicaError] = {}
-        self._replications = [
-            Replication(config, observe=_named(config.name, observe), publish=publish)
-            for config in configs
-        ]
-        self._threads: list[threading.Thread] = []
+        chosen = config.select(names)
+        self._names = tuple(names)
+        self._read = read
+        self._running = running
+        self._reloaded = reloaded
+        self._systemd = systemd or Systemd({})
+        self._observe = observe
+        self._listeners = Listeners(listeners)
+        self._bell = Bell()
+        self._stopping = False
+        self._hung_up = False
+        self._stuck: set[str] = set()
+        self._members = {one.name: self._member(one) for one in chosen}
+
+    @property
+    def errors(self) -> dict[str, PyReplicaError]:
+        """What replications have ended with, by their names."""
+        members = list(self._members.items())
+        return {name: member.error for name, member in members if member.error is not None}
 
     def run(self) -> bool:
         """Run until stopped, or until every replication has ended with an error.
 
         Returns:
             Whether all of them ended without one.
+
+        Raises:
+            PyReplicaError: a listener cannot do its work; nothing was begun.
         """
-        self._threads = [
-            threading.Thread(target=self._run, args=(r,), name=r.config.name, daemon=True)
-            for r in self._replications
-        ]
-        for thread in self._threads:
-            thread.start()
-        _log.info("started: %s", ", ".join(r.config.name for r in self._replications))
-        while not self._stopping.is_set() and any(t.is_alive() for t in self._threads):
-            # Wakeup is set by the signal handler, and by the last replication that ends
-            self._stopping.wait(3600)
-        self._finish()
+        self._listeners.start()
+        try:
+            for member in self._members.values():
+                member.start()
+            _log.info("started: %s", ", ".join(self._members))
+            self._systemd.ready()
+            self._running()
+            self._supervise()
+            self._systemd.stopping()
+            self._finish(self._members.values())
+        finally:
+            self._listeners.stop()
+            self._bell.close()
         _log.info("stopped")
         return not self.errors
 
     def stop(self) -> None:
         """Have run() finish the batches at hand and return."""
-        self._stopping.set()
+        self._stopping = True
+        self._bell.ring()
+
+    def reload(self) -> None:
+        """Have run() read the configuration anew."""
+        self._hung_up = True
+        self._bell.ring()
 
     def handle_signals(self) -> None:
-        """Stop on SIGTERM and SIGINT; for the main thread."""
+        """Stop on SIGTERM and SIGINT, reload on SIGHUP; for the main thread."""
 
-        def handler(number: int, frame: FrameType | None) -> None:
-            self._stopping.set()
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stopping = True
 
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), handler)
-        self._stopping.catch_signals()
+        def reload(number: int, frame: FrameType | None) -> None:
+            self._hung_up = True
 
-    def _run(self, replication: Replication) -> None:
+        for name, handler in (("SIGTERM", stop), ("SIGINT", stop), ("SIGHUP", reload)):
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                signal.signal(getattr(signal, name), handler)
+        self._bell.catch_signals()
+
+    def _member(self, config: ReplicationConfig) -> Member:
+        def observe(step: Step, batch: int) -> None:
+            self._observe(config.name, step, batch)
+
+        return Member(config, self._listeners, observe, self._bell.ring)
+
+    def _supervise(self) -> None:
+        while not self._stopping and any(m.alive for m in self._members.values()):
+            self._look_after()
+            self._bell.wait(self._tick())
+            if self._hung_up and not self._stopping:
+                self._hung_up = False
+                self._reload()
+
+    def _tick(self) -> float:
+        limits = [m.config.lag_alert for m in self._members.values() if m.config.lag_alert]
+        return min(TICK, (self._systemd.watchdog or TICK) / 3, *(limit / 4 for limit in limits))
+
+    def _look_after(self) -> None:
+        """Tell of lags; and the service manager what is done, and that all goes on."""
+        for name, member in self._members.items():
+            member.look_at_lag()
+            silent = member.stuck()
+            if silent is None:
+                self._stuck.discard(name)
+            elif name not in self._stuck:
+                self._stuck.add(name)
+                what = f"{name}: the replication has been stuck for {silent:.0f} s"
+                hint = "This is a defect of PyReplica: report it with the log, and restart it."
+                _log.error("%s (%s)", what, hint)
+                self._listeners.event(Event(EventKind.ERROR, name, utc_now(), what, hint))
+        if not self._stuck:
+            self._systemd.alive()
+        latest = self._listeners.latest
+        shown = [latest[name] for name in self._members if name in latest]
+        self._systemd.status(summary(shown, utc_now()))
+
+    def _reload(self) -> None:
+        """Read the configuration anew; one that is not right changes nothing."""
+        if self._read is None:
+            return
+        self._systemd.reloading()
         try:
-            error = replication.run()
-            if error is not None:
-                self.errors[replication.config.name] = error
-                _log.error("replication %s has ended: %s", replication.config.name, error.line)
-        except Exception as unexpected:
-            _log.exception("replication %s has ended by a defect", replication.config.name)
-            self.errors[replication.config.name] = PyReplicaError(
-                f"unexpected {type(unexpected).__name__}: {unexpected}",
-                where=replication.config.name,
-                hint="This is a defect of PyReplica; please report it with the log.",
-            )
-        finally:
-            if len(self.errors) == len(self._replications):
-                self._stopping.set()
+            config = self._read()
+            wanted = {one.name: one for one in config.select(self._names)}
+        except ConfigError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            what = "the configuration was not taken, the one before goes on"
+            _log.error("%s: %s%s", what, error.line, hint)
+            event = Event(EventKind.ERROR, "", utc_now(), f"{what}: {error.line}", error.hint)
+            self._listeners.event(event)
+            self._reloaded("", error)
+        else:
+            done = changes(self._members, wanted)
+            self._listeners.reload(config)
+            self._replace(wanted, {*done.changed, *done.removed, *done.ended})
+            _log.info("the configuration was taken: %s", done)
+            self._reloaded(str(done), None)
+        self._systemd.ready()
 
-    def _finish(self) -> None:
+    def _replace(self, wanted: dict[str, ReplicationConfig], ending: Iterable[str]) -> None:
+        """End some of the replications, and start those that are wanted and do not run."""
+        ended = [self._members[name] for name in ending]
+        self._finish(ended)
+        kept = {name: one for name, one in self._members.items() if one not in ended}
+        for name in self._members.keys() - wanted.keys():
+            self._listeners.forget(name)
+        self._stuck &= kept.keys()
+        started = {name: self._member(wanted[name]) for name in wanted if name not in kept}
+        self._members = {name: kept.get(name) or started[name] for name in wanted}
+        for member in started.values():
+            member.start()
+
+    def _finish(self, members: Iterable[Member]) -> None:
         """Let the batches at hand finish; abandon those that take too long."""
-        for replication in self._replications:
-            replication.stop()
+        members = list(members)
+        for member in members:
+            member.stop()
         deadline = time.monotonic() + GRACE
-        while any(t.is_alive() for t in self._threads):
-            for thread in self._threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        while any(member.alive for member in members):
+            for member in members:
+                member.join(deadline - time.monotonic())
             if time.monotonic() < deadline:
                 break
             _log.info("abandoning the batch at hand")
-            for replication in self._replications:
-                replication.cancel()
+            for member in members:
+                member.cancel()
             deadline = time.monotonic() + 1.0
-
-
-def _named(name: str, observe: Callable[[str, Step, int], None]) -> Callable[[Step, int], None]:
-    return lambda step, batch: observe(name, step, batch)

@@ -37,7 +37,7 @@ def main() -> int:
 
     settings = config.load(given.config)
     set_up_logging(settings.log_level)
-    service = Service(settings.select([]), observe=observe)
+    service = Service(settings, observe=observe)
     if given.step is None:
         service.handle_signals()
     return 0 if service.run() else 1

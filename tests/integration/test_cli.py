@@ -64,9 +64,8 @@ def test_the_commands_of_these_tests_are_all_there_are() -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *OTHER_COMMANDS])
 def test_the_help_of_a_command_shows_an_example(command: str) -> None:
     shown = run_bare(command, "--help", code=0).stdout
-    assert f"example: pyreplica {'' if command == 'demo' else '--config shop.yaml '}{command}" in (
-        " ".join(shown.split())
-    )
+    config_ = "" if command in ("demo", "service") else "--config shop.yaml "
+    assert f"example: pyreplica {config_}{command}" in (" ".join(shown.split()))
 
 
 def test_the_help_names_every_command() -> None:

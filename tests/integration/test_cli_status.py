@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +30,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import config_file, connect, daemon, eventually, pyreplica, set_up
+from tests.support import LIMIT, config_file, connect, daemon, eventually, pyreplica, set_up
 
 
 @pytest.fixture
@@ -296,6 +302,10 @@ STATUS: dict[str, Check] = {
     "log_percent": lambda v: v is None,
     "conflicts_waiting": lambda v: v == 0,
     "conflicts_last_day": lambda v: v == 0,
+    "daemon": lambda v: v is True,
+    "paused_at": lambda v: v is None,
+    "paused_by": lambda v: v is None,
+    "pause_reason": lambda v: v is None,
 }
 
 
@@ -333,6 +343,75 @@ def test_status_json_names_a_batch_in_doubt(shop: Path, databases: Databases) ->
     with daemon(shop):
         eventually(lambda: state(shop) == "in step")
         assert status(shop)[0]["in_doubt"] == []
+
+
+# status --watch
+
+
+@contextmanager
+def watching(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`status --watch` for the time of the block."""
+    command = [sys.executable, "-m", "pyreplica", "--config", str(path), "status", "--watch", "0.1"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=LIMIT)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    """The lines that it prints, up to one with these words."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return lines
+    raise AssertionError(f"it has ended without: {words}; {lines}")
+
+
+def test_watch_prints_block_after_block_outlives_servers_and_ends_with_ctrl_c(
+    shop: Path, databases: Databases
+) -> None:
+    with watching(shop) as process:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n", read_until(process, ":")[0])
+        read_until(process, "shop         stopped")
+        databases.slave_cluster.stop()
+        read_until(process, "unreachable")
+        databases.slave_cluster.start()
+        read_until(process, "shop         stopped")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 0
+
+
+def test_watch_prints_a_line_of_json_for_each_look(shop: Path) -> None:
+    with watching(shop, "--json") as process:
+        for _ in range(2):
+            (line,) = read_until(process, "shop")
+            assert json.loads(line)[0].keys() == STATUS.keys()
+
+
+def test_watch_on_a_terminal_shows_each_look_in_the_place_of_the_one_before(shop: Path) -> None:
+    """A real terminal: a pseudo-terminal, as every terminal program has one."""
+    import pty  # noqa: PLC0415 - not there on Windows
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        arguments = ["-m", "pyreplica", "--config", str(shop), "status", "--watch", "0.1"]
+        os.execvpe(sys.executable, [sys.executable, *arguments], {**os.environ, "TERM": "xterm"})
+    shown = b""
+    # the cursor goes up to where the look before began
+    while shown.count(b"stopped") < 3 or b"\x1b[1A" not in shown:
+        shown += os.read(terminal, 4096)
+    os.write(terminal, b"\x03")
+    with suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
+    _, status_ = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status_) == 0
 
 
 def test_compare_json_has_the_documented_shape(shop: Path, databases: Databases) -> None:

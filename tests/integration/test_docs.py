@@ -20,7 +20,7 @@ import pytest
 
 from pyreplica import errors
 from pyreplica.cli import main
-from pyreplica.config import ReplicationConfig
+from pyreplica.config import Config, ReplicationConfig
 from pyreplica.replication.compare import TableResult
 from pyreplica.replication.repair import RepairState, TableRepair
 from pyreplica.replication.report import RUNNING, Report
@@ -185,7 +185,8 @@ def test_configuration_md_has_every_key_with_its_default() -> None:
     text = read(ROOT / "docs" / "configuration.md")
     settings = [field.name for field in fields(ReplicationConfig) if field.name != "name"]
     described = re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
-    assert set(described) == {*settings, "replications", "defaults", "log_level"}
+    root = {field.name for field in fields(Config)} - {"source"} | {"defaults"}
+    assert set(described) == {*settings, *root}
 
 
 def test_architecture_md_has_every_table_of_both_sides(
@@ -382,46 +383,27 @@ def test_the_readme_and_install_md_show_the_same_six_commands() -> None:
 def plain_roles(databases: Databases, tmp_path: Path) -> Iterator[Path]:
     """What INSTALL.md says for roles without superuser rights, done; gives the configuration."""
     text = section(INSTALL, "Without superusers")
-    role = f"pyreplica_{os.getpid()}"
-    servers = {
-        "master": (databases.master_cluster, databases.master),
-        "slave": (databases.slave_cluster, databases.slave),
-    }
+    names = {side: f"pyreplica_{side}_{os.getpid()}" for side in ("master", "slave")}
+    variables = [it for side, role in names.items() for it in ("-v", f"{side}_role={role}")]
+    servers = {"master": databases.master_cluster, "slave": databases.slave_cluster}
     execute(databases.master, TABLES)
-    scripts = {
-        side: f"sql/{side}-install.sql" for side in servers if f"-f sql/{side}-install.sql" in text
-    }
-    for side, (server, dsn) in servers.items():
-        if side == "master":
-            server.psql("-q", "-f", scripts[side], dbname=databases.name)
-        (statements,) = blocks(text, f"sql {side}")
-        statements = re.sub(r"\bpyreplica;", f"{role};", statements)
-        statements = statements.replace("ROLE pyreplica ", f"ROLE {role} ")
-        execute(dsn, statements.replace("DATABASE shop", f"DATABASE {databases.name}"))
+    for side, block in zip(servers, blocks(text, "console"), strict=True):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "psql"
+            database = arguments.index("-d")
+            assert arguments[database + 1] == "shop"
+            del arguments[database : database + 2]
+            words = [str(ROOT / word) if word.startswith("sql/") else word for word in arguments]
+            servers[side].psql("-q", *variables, *words, dbname=databases.name)
     settings = {
-        side: server.dsn(databases.name, user=role) for side, (server, _) in servers.items()
+        side: server.dsn(databases.name, user=names[side]) for side, server in servers.items()
     }
-    done = subprocess.run(
-        [
-            databases.slave_cluster.binary("psql"),
-            "-X",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-d",
-            settings["slave"],
-            "-f",
-            str(ROOT / scripts["slave"]),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    yield write_config(tmp_path / f"{role}.yaml", {"shop": settings})
-    for server, dsn in servers.values():
-        execute(dsn, f"REASSIGN OWNED BY {role} TO postgres", f"DROP OWNED BY {role}")
+    yield write_config(tmp_path / "shop.yaml", {"shop": settings})
+    for side, server in servers.items():
+        role = names[side]
+        there = getattr(databases, side)
+        execute(there, f"REASSIGN OWNED BY {role} TO postgres", f"DROP OWNED BY {role}")
         execute(server.dsn(), f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
@@ -444,7 +426,7 @@ def test_roles_that_are_no_superusers_can_do_all_but_install(
         pyreplica(plain_roles, "repair", "--yes")
         pyreplica(plain_roles, "compare")
     # and look after the log
-    there = databases.master_cluster.dsn(databases.name, user=plain_roles.stem)
+    there = databases.master_cluster.dsn(databases.name, user=f"pyreplica_master_{os.getpid()}")
     done = [rows(there, "SELECT pyreplica.rotate_log(0)")[0][0] for _ in range(3)]
     assert {"switched", "truncated"} <= set(done)
 
@@ -463,9 +445,11 @@ def test_a_role_that_row_security_hides_rows_from_is_refused(
 # Other files of the checkout
 
 
-def test_the_systemd_unit_runs_a_command_that_exists() -> None:
-    (unit,) = blocks(section(INSTALL, "As a service of systemd"), "ini")
-    assert re.search(r"^ExecStart=\S+/bin/pyreplica run$", unit, re.MULTILINE)
+@pytest.mark.parametrize("name", ["pyreplica.service", "pyreplica@.service"])
+def test_the_systemd_unit_runs_commands_that_exist(name: str) -> None:
+    unit = read(ROOT / "pyreplica" / "contrib" / name)
+    for command in re.findall(r"^Exec\w+=\S+/pyreplica (.+)$", unit, re.MULTILINE):
+        main.parser().parse_args(command.split())
     assert f"RestartPreventExitStatus={errors.ConfigError.exit_code}\n" in unit
 
 

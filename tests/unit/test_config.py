@@ -129,6 +129,15 @@ def test_defaults_may_come_after_the_replications() -> None:
     assert read(text).replications["shop"].copy_workers == 8
 
 
+def test_the_log_s_form_and_file_are_read() -> None:
+    config = read("log_format: json\nlog_file: /var/log/x.log\n" + with_settings())
+    assert (config.log_format, config.log_file) == ("json", Path("/var/log/x.log"))
+    config = read("log_file: none\n" + with_settings())
+    assert (config.log_format, config.log_file) == ("text", None)
+    error = refusal("log_file: x.log\n" + with_settings())
+    assert error.what.startswith("log_file: expected an absolute path, such as ")
+
+
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_the_log_level_is_read(level: str) -> None:
     assert read(f"log_level: {level}\n" + with_settings()).log_level == level
@@ -205,7 +214,7 @@ def test_misspelt_keys_are_found_at_every_level(text: str, path: str, meant: str
 
 
 def test_a_key_like_no_other_gets_the_list_of_the_known_ones() -> None:
-    assert refusal("zzz: 1").hint == "known: replications, defaults, log_level"
+    assert refusal("zzz: 1").hint.startswith("known: replications, defaults, alerts, ")
 
 
 @pytest.mark.parametrize("key", ["master", "slave", "name"])
@@ -321,6 +330,9 @@ def test_what_is_no_whole_number_in_the_range_is_refused(value: str) -> None:
         ("peer_timeout: 1d", True),
         ("in_doubt_alert: 1s", True),
         ("in_doubt_alert: 0.9s", False),
+        ("lag_alert: 1s", True),
+        ("lag_alert: none", True),
+        ("lag_alert: 0.9s", False),
         ("retry_first: 1ms", True),
         ("retry_first: 0s", False),
     ],
@@ -850,7 +862,7 @@ def test_a_string_is_a_connection_string_by_its_looks() -> None:
 
 # The sample and the reference
 
-ROOT_KEYS = {"replications", "defaults", "log_level"}
+ROOT_KEYS = {setting.name for setting in dataclasses.fields(Config)} - {"source"} | {"defaults"}
 REPLICATION_KEYS = {setting.name for setting in dataclasses.fields(ReplicationConfig)} - {"name"}
 
 
@@ -866,7 +878,11 @@ def reference_sections() -> dict[str, str]:
     return {title.strip("`"): text for title, text in titled if title.startswith("`")}
 
 
-SAMPLE_ENVIRON = {"SHOP_MASTER_PASSWORD": "it's", "ARCHIVE_MASTER_PASSWORD": "a@b"}
+SAMPLE_ENVIRON = {
+    "SHOP_MASTER_PASSWORD": "it's",
+    "ARCHIVE_MASTER_PASSWORD": "a@b",
+    "MAIL_PASSWORD": "hunter2",
+}
 
 
 def test_the_sample_loads() -> None:
@@ -884,6 +900,7 @@ def test_the_settings_that_the_sample_leaves_out_are_the_defaults() -> None:
     changed = read(everything, SAMPLE_ENVIRON)
     assert changed.replications == read(sample_text(), SAMPLE_ENVIRON).replications
     assert changed.log_level == "info"
+    assert changed.alerts == read(sample_text(), SAMPLE_ENVIRON).alerts
 
 
 def test_the_sample_shows_every_key() -> None:
