@@ -14,8 +14,8 @@ SEED ?=
 # Which systems are measured; all that are installed when it is empty.
 SYSTEMS ?=
 
-# What only tests need of Debian: a browser, with letters for it.
-test_packages := chromium fonts-dejavu-core
+# What only tests need of Debian: a browser, with letters for it, and certificates.
+test_packages := chromium fonts-dejavu-core openssl
 
 venv := .venv
 bin := $(venv)/bin

@@ -72,6 +72,7 @@ class Service:
         self._bell = Bell()
         self._stopping = False
         self._hung_up = False
+        self._refused: Event | None = None
         self._stuck: set[str] = set()
         self._members = {one.name: self._member(one) for one in chosen}
 
@@ -180,6 +181,7 @@ class Service:
             what = "the configuration was not taken, the one before goes on"
             _log.error("%s: %s%s", what, error.line, hint)
             event = Event(EventKind.ERROR, "", utc_now(), f"{what}: {error.line}", error.hint)
+            self._refused = event
             self._listeners.event(event)
             self._reloaded("", error)
         else:
@@ -187,6 +189,10 @@ class Service:
             self._listeners.reload(config)
             self._replace(wanted, {*done.changed, *done.removed, *done.ended})
             _log.info("the configuration was taken: %s", done)
+            if self._refused is not None:
+                what = f"the configuration was taken; what had failed: {self._refused.what}"
+                since, self._refused = self._refused.at, None
+                self._listeners.event(Event(EventKind.RECOVERED, "", utc_now(), what, since=since))
             self._reloaded(str(done), None)
         self._systemd.ready()
 
