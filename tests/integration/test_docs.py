@@ -8,8 +8,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
@@ -33,7 +31,7 @@ from tests.integration.cli_support import (
     wait,
     write_config,
 )
-from tests.support import LIMIT, Daemon, config_file, daemon, eventually, pyreplica, set_up
+from tests.support import config_file, daemon, pyreplica, set_up
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -277,103 +275,6 @@ def test_every_test_and_scenario_of_exactness_md_exists() -> None:
     assert len(scenarios) > 30
     missing = [s for s in scenarios if not (here / "scenarios" / f"{s}.sql").exists()]
     assert missing == []
-
-
-# The quick start
-
-
-def split_commands(block: str) -> list[str]:
-    """The commands of a shell block; a here-document belongs to its command."""
-    found: list[str] = []
-    lines = iter(block.splitlines())
-    for line in lines:
-        command = [line]
-        if here := re.search(r"<<'(\w+)'$", line):
-            for more in lines:
-                command.append(more)
-                if more == here[1]:
-                    break
-        found.append("\n".join(command))
-    return found
-
-
-class Terminal:
-    """A folder like a checkout where PyReplica is installed, for typing commands into."""
-
-    def __init__(self, folder: Path, databases: Databases) -> None:
-        self.folder = folder
-        self._strings = {MASTER: databases.master, SLAVE: databases.slave}
-        program = folder / ".venv" / "bin" / "pyreplica"
-        program.parent.mkdir(parents=True)
-        program.write_text(
-            f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} "
-            f'exec {shlex.quote(sys.executable)} -m pyreplica "$@"\n'
-        )
-        program.chmod(0o755)
-
-    def type(self, command: str, code: int | None = 0) -> str:
-        """Run a command; gives what it printed."""
-        done = subprocess.run(
-            ["bash", "-c", self._ours(command)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        assert code is None or done.returncode == code, command + done.stdout + done.stderr
-        return done.stdout
-
-    def start(self, command: str) -> Daemon:
-        """Run a command that stays in the foreground."""
-        (self.folder / "log").touch()
-        command = f"cd {shlex.quote(str(self.folder))} && exec {self._ours(command)}"
-        return Daemon(["bash", "-c", command], self.folder / "log")
-
-    def _ours(self, command: str) -> str:
-        for theirs, ours in self._strings.items():
-            command = command.replace(theirs, ours)
-        assert "example.com" not in command
-        return command
-
-
-INSTALLING = ["python3 -m venv .venv", ".venv/bin/pip install ."]
-
-
-@pytest.mark.parametrize(
-    ("page", "heading"), [("README.md", "Quick start"), ("INSTALL.md", "Six commands")]
-)
-def test_the_quick_start_replicates_two_databases_in_six_commands(
-    page: str, heading: str, databases: Databases, tmp_path: Path
-) -> None:
-    execute(databases.master, TABLES)
-    first, *later = blocks(section(ROOT / page, heading), "sh")
-    commands = split_commands(first)
-    assert len(commands) == 6
-    # not run, as they load packages from the network; the Makefile does just this for every test
-    assert commands[:2] == INSTALLING
-    terminal = Terminal(tmp_path, databases)
-    for command in commands[2:-1]:
-        terminal.type(command)
-    running = terminal.start(commands[-1])
-    try:
-        execute(databases.master, "INSERT INTO item VALUES (1000, 'new', 1)")
-        eventually(
-            lambda: rows(databases.slave, "SELECT name FROM item WHERE id = 1000") == [("new",)]
-        )
-        for command in (c for block in later for c in split_commands(block)):
-            terminal.type(command)
-        wait(tmp_path / "shop.yaml")
-        pyreplica(tmp_path / "shop.yaml", "compare")
-    finally:
-        assert running.stop() == 0
-    (uninstall,) = blocks(section(INSTALL, "Uninstalling"), "sh")
-    terminal.type(uninstall)
-    assert rows(databases.slave, "SELECT count(*) FROM item") == [(101,)]
-
-
-def test_the_readme_and_install_md_show_the_same_six_commands() -> None:
-    assert blocks(read(ROOT / "README.md"), "sh")[1] == blocks(read(INSTALL), "sh")[0]
 
 
 # Without superusers
