@@ -10,7 +10,7 @@ The order of a batch is what the promise of exactly once rests on (docs/protocol
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
@@ -29,13 +29,11 @@ from pyreplica.replication.agreement import Observer, agree
 from pyreplica.replication.conflicts import restate
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
+from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
-from pyreplica.slave.inserts import Inserts
-from pyreplica.slave.stage import MANY_TABLES
 from pyreplica.slave.statements import TableStatements, misfit
-from pyreplica.slave.unstaged import NetTable, Unstaged, has_barriers, of_one_kind
 from pyreplica.slave.verdict import Met
 
 
@@ -203,14 +201,18 @@ class Session:
             until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
-            self._applier.stage.clear()
-            unstaged = None
-            if not joining and not self._applier.judge.waiting:
-                unstaged = self._unstaged(until)
-            if unstaged is None:
-                staged = self._stage(until, joining)
-            else:
-                staged = self._stage_rest(until, unstaged)
+            reading = Reading(
+                master,
+                self._applier.stage,
+                self.cursor.position.snapshot,
+                until.snapshot,
+                apart=self._members.apart(joining),
+                statements=self.statements,
+                mixed=self._mixed,
+                all_read=self._all_read,
+            )
+            whole = bool(joining) or self._applier.judge.waiting
+            staged, unstaged = reading.read(staged=whole)
         if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
@@ -224,77 +226,6 @@ class Session:
         applied = self._applier.apply_staged(batch, first, unstaged)
         self._finish(batch, applied)
         return max(staged, applied, 1)
-
-    def _stage(
-        self, until: Position, joining: Sequence[TableCopy] = (), without: Iterable[int] = ()
-    ) -> int:
-        """Stage what there is up to a snapshot; gives the number of changes."""
-        changes = self.master.log.changes(
-            self.cursor.position.snapshot, until.snapshot, self._members.apart(joining), without
-        )
-        return self._applier.stage.fill(self.master.connection, changes)
-
-    def _unstaged(self, until: Position) -> Unstaged | None:
-        """Read what need not be staged, or see to it that it is; None when all has to be."""
-        log, after = self.master.log, self.cursor.position.snapshot
-        contents = log.contents(after, until.snapshot)
-        if len(contents) >= MANY_TABLES:
-            self._applier.stage.index()
-        if has_barriers(contents):
-            return None
-        inserts: list[tuple[TableStatements, sql.Composable]] = []
-        nets: list[NetTable] = []
-        staged: dict[int, Mapping[str, tuple[int, int]]] = {**contents}
-        for id_, (kind, count, table) in of_one_kind(contents, self.statements).items():
-            if kind == "I":
-                columns = table.copied_out()
-                inserts.append((table, log.inserted(after, until.snapshot, id_, columns)))
-            else:
-                net = self._net(until, id_, kind, count, table)
-                if net is None:
-                    continue
-                nets.append(net)
-            del staged[id_]
-        return Unstaged(
-            Inserts(self.master.connection, inserts, self._all_read) if inserts else None,
-            nets,
-            staged,
-            frozenset(contents.keys() - staged.keys()),
-            lambda: self._stage_all(until),
-        )
-
-    def _net(
-        self, until: Position, id_: int, kind: str, count: int, table: TableStatements
-    ) -> NetTable | None:
-        """Have the master read a table's net changes; None when the table has to be staged."""
-        log, after, stage = self.master.log, self.cursor.position.snapshot, self._applier.stage
-        key, statements = table.key_out(), table.with_plain_keys()
-        if kind == "D":
-            query = log.deleted(after, until.snapshot, id_, key)
-            nets = stage.fill_net(self.master.connection, query, len(key), kind)
-            return NetTable(id_, statements, kind, nets, count)
-        if id_ in self._mixed:
-            return None
-        columns = log.columns_set(after, until.snapshot, id_)
-        if not columns or table.updates_identity(columns):
-            return None
-        query = log.updated(after, until.snapshot, id_, key, columns)
-        nets = stage.fill_net(self.master.connection, query, len(key), kind)
-        known = stage.net_updates(id_, columns)
-        if known is None:
-            # to try it again would be as futile, and cost the master as much
-            self._mixed.add(id_)
-            return None
-        return NetTable(id_, statements, kind, nets, count, tuple(columns), known)
-
-    def _stage_rest(self, until: Position, unstaged: Unstaged) -> int:
-        """Stage what was not read in another way; gives the number of changes."""
-        return self._stage(until, without=unstaged.generations) if unstaged.staged else 0
-
-    def _stage_all(self, until: Position) -> None:
-        self._applier.stage.clear()
-        self._stage(until)
-        self._all_read()
 
     def _fetched(self, batch: Cursor) -> None:
         self._all_read()

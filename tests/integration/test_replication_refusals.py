@@ -158,7 +158,10 @@ def test_a_second_daemon_waits_for_the_first_and_takes_over_when_that_is_killed(
             line = second.until_said("another daemon or copy is at work for this replication")
             assert line.startswith("INFO standing by: shop: slave: ")
             assert f": pid {first.process.pid} on " in line
-            second.until(lambda: second.statuses[-1].state is State.STANDBY, "it does not stand by")
+            second.until(
+                lambda: second.statuses and second.statuses[-1].state is State.STANDBY,
+                "it does not stand by",
+            )
             sql(databases.master, "INSERT INTO public.t VALUES (1, 'x')")
             assert_same(made)
             assert second.batches() == []

@@ -16,6 +16,12 @@ from tests.integration.capture.oracle import Master, Session
 
 
 @pytest.fixture
+def language(request: pytest.FixtureRequest) -> str:
+    """Who writes to the log does not matter here: one language, but where a test names another."""
+    return str(getattr(request, "param", "plpython3u"))
+
+
+@pytest.fixture
 def sleeper(master: Master) -> Session:
     """A session that listens as a daemon does, to a master with the table t."""
     master.table("id int PRIMARY KEY, v text")

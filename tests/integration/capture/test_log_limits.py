@@ -9,6 +9,13 @@ import pytest
 
 from tests.integration.capture.oracle import Master, Session
 
+
+@pytest.fixture
+def language(request: pytest.FixtureRequest) -> str:
+    """Who writes to the log does not matter here: one language, but where a test names another."""
+    return str(getattr(request, "param", "plpython3u"))
+
+
 SEGMENT = 8 << 20
 LOG_SIZE = (
     "SELECT pg_total_relation_size('pyreplica.replica_log_0') + "

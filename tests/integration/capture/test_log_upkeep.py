@@ -9,6 +9,12 @@ from tests.integration.capture.oracle import Master, Session
 
 
 @pytest.fixture
+def language(request: pytest.FixtureRequest) -> str:
+    """Who writes to the log does not matter here: one language, but where a test names another."""
+    return str(getattr(request, "param", "plpython3u"))
+
+
+@pytest.fixture
 def log(master: Master) -> Master:
     """A table t and a slave that has confirmed what was before it."""
     master.table("id int PRIMARY KEY, v text")
