@@ -17,13 +17,19 @@ class Listeners:
 
     Args:
         listeners: they are told in this order.
+        heard: is told of each status as well, at any time.
 
     Attributes:
         latest: the last status of each replication.
     """
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        heard: Callable[[Status], None] = lambda status: None,
+    ) -> None:
         self.latest: dict[str, Status] = {}
+        self._heard = heard
         self._listeners = list(listeners)
         self._started: list[Listener] = []
 
@@ -44,6 +50,7 @@ class Listeners:
     def status(self, status: Status) -> None:
         """A replication has another status."""
         self.latest[status.replication] = status
+        self._heard(status)
         self._all(lambda listener: listener.status(status))
 
     def event(self, event: Event) -> None:

@@ -21,13 +21,17 @@ from pyreplica.daemon.member import Member
 from pyreplica.daemon.summary import summary
 from pyreplica.daemon.systemd import Systemd
 from pyreplica.errors import ConfigError, PyReplicaError
-from pyreplica.model import Event, EventKind, Step
+from pyreplica.model import Event, EventKind, State, Status, Step
 from pyreplica.replication.telling import utc_now
 
 GRACE = 5.0
 """Seconds a batch may take to finish after a signal; then it is abandoned."""
 TICK = 10.0
 """The main thread looks after the replications at least so often, seconds."""
+REST = 60.0
+"""The same while none of them does anything, so that an idle daemon costs nothing."""
+_AT_REST = (State.WAITING, State.PAUSED, State.STANDBY, State.STOPPED)
+"""In these states nothing fails, and no slave falls behind that was meant to follow."""
 
 _log = logging.getLogger("pyreplica")
 
@@ -68,10 +72,12 @@ class Service:
         self._reloaded = reloaded
         self._systemd = systemd or Systemd({})
         self._observe = observe
-        self._listeners = Listeners(listeners)
+        self._listeners = Listeners(listeners, self._heard)
         self._bell = Bell()
         self._stopping = False
         self._hung_up = False
+        self._moved = True
+        self._asleep = False
         self._refused: Event | None = None
         self._stuck: set[str] = set()
         self._members = {one.name: self._member(one) for one in chosen}
@@ -146,8 +152,27 @@ class Service:
                 self._reload()
 
     def _tick(self) -> float:
-        limits = [m.config.lag_alert for m in self._members.values() if m.config.lag_alert]
-        return min(TICK, (self._systemd.watchdog or TICK) / 3, *(limit / 4 for limit in limits))
+        """How long the main thread may sleep: longer when nothing has moved for a whole tick."""
+        moved, self._moved = self._moved, False
+        members = [member for member in self._members.values() if member.alive]
+        self._asleep = not moved and all(m.replication.status.state in _AT_REST for m in members)
+        if self._moved:  # just now
+            self._asleep = False
+        if self._asleep:
+            longest = REST
+        else:
+            limits = [m.config.lag_alert for m in members if m.config.lag_alert]
+            longest = min(TICK, *(limit / 4 for limit in limits))
+        watchdog = self._systemd.watchdog
+        return longest if watchdog is None else min(longest, watchdog / 3)
+
+    def _heard(self, status: Status) -> None:
+        """A replication does something; in its thread."""
+        if status.state not in _AT_REST:
+            self._moved = True
+            if self._asleep:
+                self._asleep = False
+                self._bell.ring()
 
     def _look_after(self) -> None:
         """Tell of lags; and the service manager what is done, and that all goes on."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyreplica.daemon import member
+from pyreplica.daemon import member, service
+from pyreplica.daemon.bell import Bell
 from pyreplica.daemon.systemd import Systemd
 from pyreplica.demo.cluster import Cluster
 from pyreplica.model import Event, EventKind, State, Status, Step
@@ -138,6 +139,27 @@ def test_a_configuration_that_is_not_right_is_refused_and_the_one_before_goes_on
         assert served.told.until_told("", EventKind.RECOVERED).since is not None
         assert served.reload() == ("1 as before", "")
         assert served.told.kinds("").count(EventKind.RECOVERED) == 1
+
+
+def test_the_main_thread_of_an_idle_daemon_sleeps_until_something_moves(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    wait = Bell.wait
+
+    def noted(bell: Bell, timeout: float) -> None:
+        slept.append(timeout)
+        wait(bell, timeout)
+
+    monkeypatch.setattr(service, "TICK", 0.1)
+    monkeypatch.setattr(Bell, "wait", noted)
+    with serving(two(databases, tmp_path)):
+        eventually(lambda: slept and slept[-1] == service.REST, "it does not rest")
+        for _ in range(2):
+            rested = len(slept)
+            moves(databases, "one")
+            eventually(lambda: 0.1 in slept[rested:], "it was not woken")  # noqa: B023
+            eventually(lambda: slept[-1] == service.REST, "it does not rest again")
 
 
 def test_a_replication_that_has_ended_is_started_again_by_a_reload(
