@@ -51,7 +51,10 @@ class DoubtWatch:
         self._told: dict[str, float] = {}
         self._warned: datetime | None = None
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._bell = threading.Event()
+        self._ended = False
+        self._was = True
+        self._asleep = False
 
     def start(self) -> None:
         """Begin to look, in a thread."""
@@ -61,12 +64,17 @@ class DoubtWatch:
 
     def stop(self) -> None:
         """Look no more."""
-        self._ended.set()
+        self._ended = True
+        self._bell.set()
 
     def may_be(self) -> None:
         """There may be a batch in doubt from now on."""
         if self._since is None:
             self._since = self._clock()
+            self._was = True
+            if self._asleep:
+                self._asleep = False
+                self._bell.set()
 
     def is_none(self) -> None:
         """All batches are decided."""
@@ -120,7 +128,15 @@ class DoubtWatch:
         self._tell(Event(EventKind.IN_DOUBT, self._config.name, now, what, hint, since))
 
     def _run(self) -> None:
-        while not self._ended.wait(self._pause):
+        while not self._ended:
+            # for good when there was no batch for a whole pause; else each batch would wake us
+            was, self._was = self._was, False
+            self._asleep = not was and self._since is None
+            if self._was:  # since just now
+                self._asleep = False
+            if self._bell.wait(None if self._asleep else self._pause):
+                self._bell.clear()
+                continue
             since = self._since
             # not of each batch that happens to be between two steps just now
             if since is not None and self._clock() - since >= self._pause:
