@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pyreplica.cli import posix
-from pyreplica.cli.common import duration
 from pyreplica.cli.output import console
 from pyreplica.cli.run import load, serve
 from pyreplica.config import Config
 from pyreplica.errors import ConfigError
-
-PATIENCE = 60.0
-"""How long the daemon is waited for, seconds, unless something else is said."""
 
 
 def add_pidfile(command: argparse.ArgumentParser) -> None:
@@ -36,17 +32,6 @@ def add_log(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="where the log goes (default: log_file of the configuration)",
-    )
-
-
-def add_timeout(command: argparse.ArgumentParser) -> None:
-    """Add the option that says how long it is waited for."""
-    command.add_argument(
-        "--timeout",
-        metavar="DURATION",
-        type=duration,
-        default=PATIENCE,
-        help=f"how long to wait for the daemon (default: {PATIENCE:g}s)",
     )
 
 

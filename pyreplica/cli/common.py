@@ -13,6 +13,9 @@ from pyreplica.config import ReplicationConfig, parse_duration
 Commands = Any
 """The object of argparse that commands register with; it has no public name."""
 
+PATIENCE = 60.0
+"""How long the daemon is waited for, seconds, unless something else is said."""
+
 
 def register(
     commands: Commands,
@@ -69,3 +72,14 @@ def duration(text: str) -> float:
             f"{text!r} is no duration; write seconds, or 500ms, 30s, 2min, 1h"
         ) from None
     return value
+
+
+def add_timeout(command: argparse.ArgumentParser) -> None:
+    """Add the option that says how long it is waited for."""
+    command.add_argument(
+        "--timeout",
+        metavar="DURATION",
+        type=duration,
+        default=PATIENCE,
+        help=f"how long to wait for the daemon (default: {PATIENCE:g}s)",
+    )

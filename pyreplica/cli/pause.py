@@ -6,15 +6,12 @@ import argparse
 import getpass
 import socket
 
-from pyreplica.cli.common import Commands, chosen, duration
+from pyreplica.cli.common import Commands, add_timeout, chosen
 from pyreplica.cli.common import register as register_command
 from pyreplica.cli.output import console
 from pyreplica.model import LogKept
 from pyreplica.replication.limits import said_of, sized
 from pyreplica.replication.pause import pause
-
-TIMEOUT = 60.0
-"""Seconds that the daemon is waited for, unless told otherwise."""
 
 
 def register(commands: Commands) -> None:
@@ -27,13 +24,7 @@ def register(commands: Commands) -> None:
         'pyreplica --config shop.yaml pause shop --reason "new disks for the slave"',
     )
     made.add_argument("--reason", metavar="TEXT", help="why, for those who look at the status")
-    made.add_argument(
-        "--timeout",
-        type=duration,
-        default=TIMEOUT,
-        metavar="S",
-        help="how long to wait for the daemon, seconds, or 500ms, 30s, 2min (default: %(default)g)",
-    )
+    add_timeout(made)
 
 
 def run(arguments: argparse.Namespace) -> int:

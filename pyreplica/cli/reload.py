@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pyreplica.cli import background
-from pyreplica.cli.common import Commands
+from pyreplica.cli.common import Commands, add_timeout
 from pyreplica.cli.common import register as register_command
 from pyreplica.cli.output import console
 from pyreplica.errors import ConfigError
@@ -22,7 +22,7 @@ def register(commands: Commands) -> None:
         names=None,
     )
     background.add_pidfile(made)
-    background.add_timeout(made)
+    add_timeout(made)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pyreplica.cli import background
-from pyreplica.cli.common import Commands
+from pyreplica.cli.common import Commands, add_timeout
 from pyreplica.cli.common import register as register_command
 
 
@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
     )
     background.add_pidfile(made)
     background.add_log(made)
-    background.add_timeout(made)
+    add_timeout(made)
 
 
 def run(arguments: argparse.Namespace) -> int:

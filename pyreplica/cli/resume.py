@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pyreplica.cli.common import Commands, chosen, duration
+from pyreplica.cli.common import Commands, add_timeout, chosen
 from pyreplica.cli.common import register as register_command
 from pyreplica.cli.output import console
-from pyreplica.cli.pause import TIMEOUT
 from pyreplica.replication.pause import resume
 
 
@@ -20,13 +19,7 @@ def register(commands: Commands) -> None:
         "let paused replications go on",
         "pyreplica --config shop.yaml resume shop",
     )
-    made.add_argument(
-        "--timeout",
-        type=duration,
-        default=TIMEOUT,
-        metavar="S",
-        help="how long to wait for the daemon, seconds, or 500ms, 30s, 2min (default: %(default)g)",
-    )
+    add_timeout(made)
 
 
 def run(arguments: argparse.Namespace) -> int:
