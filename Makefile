@@ -13,6 +13,8 @@ MINUTES ?= 5
 SEED ?=
 # Which systems are measured; all that are installed when it is empty.
 SYSTEMS ?=
+# A file for the figures of `make bench`, which goes on from what is in it.
+KEEP ?=
 
 # What only tests need of Debian: a browser, with letters for it, and certificates.
 test_packages := chromium fonts-dejavu-core openssl
@@ -72,7 +74,7 @@ screenshot: setup ## make docs/status-page.png anew
 	@$(bin)/python -m tests.screenshot docs/status-page.png
 
 bench: setup ## PyReplica beside the peers that are installed: benchmarks.txt, docs/catch-up.svg
-	@$(bin)/python -m tests.bench $(if $(SYSTEMS),--systems "$(SYSTEMS)") --text benchmarks.txt --chart docs/catch-up.svg
+	@$(bin)/python -m tests.bench $(if $(SYSTEMS),--systems "$(SYSTEMS)") $(if $(KEEP),--keep "$(KEEP)") --text benchmarks.txt --chart docs/catch-up.svg
 
 bench-triggers: setup ## what capture costs: the benchmark of 2008, a session's first write
 	@$(bin)/python -m tests.bench.triggers --text benchmarks.txt

@@ -11,6 +11,7 @@ from tests.bench.builtin import Builtin
 from tests.bench.chart import chart
 from tests.bench.contest import Contestant
 from tests.bench.document import write_part
+from tests.bench.kept import Kept
 from tests.bench.londiste import Londiste, LondisteBulk
 from tests.bench.ours import OnePhase, PlPgSQL, PyReplica
 from tests.bench.pglogical import Pglogical
@@ -43,6 +44,9 @@ def main() -> int:
     parser.add_argument("--text", type=Path, help="where the tables are written as well")
     parser.add_argument("--chart", type=Path, help="where a picture is written (SVG)")
     parser.add_argument(
+        "--keep", type=Path, help="where each figure is kept at once; what is there goes on"
+    )
+    parser.add_argument(
         "--packages", action="store_true", help="print the Debian packages of all systems"
     )
     given = parser.parse_args()
@@ -62,7 +66,11 @@ def main() -> int:
                 continue
             say(f"{name}: making its servers")
             contestants[name] = stack.enter_context(Contestant(SYSTEMS[name], home))
-        figures = run(plan, contestants, say)
+        if given.keep is None:
+            figures = run(plan, contestants, say)
+        else:
+            kept = Kept(given.keep, plan, contestants)
+            figures = run(plan, contestants, say, kept.load(), kept.save)
         text = report(plan, contestants, figures)
         titles = {name: one.system.title for name, one in contestants.items()}
     say(f"\n{text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections import defaultdict
@@ -62,6 +63,7 @@ class Figures:
             the throughput.
         triggers: what capture takes in a session.
         seconds: how long all of it took.
+        takes_part: the systems that catch up.
     """
 
     caught_up: defaultdict[str, defaultdict[str, list[CaughtUp]]] = field(
@@ -75,6 +77,7 @@ class Figures:
     )
     triggers: dict[str, Trigger] = field(default_factory=dict)
     seconds: float = 0.0
+    takes_part: Sequence[str] = ()
 
     def rates(self, backlog: Backlog, name: str) -> list[float]:
         """Rows a second, one for each round."""
@@ -86,14 +89,22 @@ class Figures:
         return statistics.median(one / two for one, two in pairs)
 
 
-def run(plan: Plan, contestants: Mapping[str, Contestant], say: Callable[[str], object]) -> Figures:
+def run(
+    plan: Plan,
+    contestants: Mapping[str, Contestant],
+    say: Callable[[str], object],
+    found: Figures | None = None,
+    keep: Callable[[Figures], object] = lambda figures: None,
+) -> Figures:
     """Measure.
 
     Args:
         say: is told of each figure.
+        found: what was found before, which is not measured again.
+        keep: given what was found so far, after each figure.
     """
-    began = time.monotonic()
-    figures = Figures()
+    figures = Figures() if found is None else found
+    before, began = figures.seconds, time.monotonic()
     of = {
         measure: {
             name: one
@@ -103,28 +114,41 @@ def run(plan: Plan, contestants: Mapping[str, Contestant], say: Callable[[str], 
         }
         for measure in MEASURES
     }
-    if of["catch-up"]:
-        for backlog in plan.work:
-            for _ in range(plan.rounds):
-                for name, contestant in of["catch-up"].items():
-                    done = contestant.catch_up(backlog)
-                    figures.caught_up[backlog.name][name].append(done)
-                    say(f"{backlog.name:8} {name:20} {backlog.rows / done.seconds:10,.0f} rows/s")
+    figures.takes_part = [*of["catch-up"]]
+
+    def told(text: str) -> None:
+        figures.seconds = before + time.monotonic() - began
+        keep(figures)
+        say(text)
+
+    for backlog, round_ in itertools.product(plan.work, range(plan.rounds)):
+        for name, contestant in of["catch-up"].items():
+            rounds = figures.caught_up[backlog.name][name]
+            if len(rounds) <= round_:
+                done = contestant.catch_up(backlog)
+                rounds.append(done)
+                told(f"{backlog.name:8} {name:20} {backlog.rows / done.seconds:10,.0f} rows/s")
     for name, contestant in contestants.items():
-        if name in of["trigger"]:
-            figures.triggers[name] = found = trigger(contestant, 5_000, 100_000, plan.rounds)
-            say(f"trigger  {name:20} {found.single:.1f} us a statement, {found.bulk:.2f} a row")
+        if name in of["trigger"] and name not in figures.triggers:
+            figures.triggers[name] = taken = trigger(contestant, 5_000, 100_000, plan.rounds)
+            told(f"trigger  {name:20} {taken.single:.1f} us a statement, {taken.bulk:.2f} a row")
         if name in of["latency"]:
             for load in (0, LOAD):
-                figures.latencies[load][name] = late = latency(contestant, plan.commits, load=load)
-                say(f"latency  {name:20} {late.p50:.1f} / {late.p99:.1f} ms, {load} rows/s besides")
+                if name not in figures.latencies[load]:
+                    late = latency(contestant, plan.commits, load=load)
+                    figures.latencies[load][name] = late
+                    told(
+                        f"latency  {name:20} {late.p50:.1f} / {late.p99:.1f} ms, "
+                        f"{load} rows/s besides"
+                    )
         if name in of["cost"]:
             for clients, applying in plan.costs:
-                kept = cost(contestant, clients, plan.seconds, plan.rounds, applying)
-                figures.costs[clients, applying][name] = kept
-                say(
-                    f"cost     {name:20} {kept:.2f} left of {clients} clients, "
-                    f"{'applying' if applying else 'paused'}"
-                )
-    figures.seconds = time.monotonic() - began
+                if name not in figures.costs[clients, applying]:
+                    kept = cost(contestant, clients, plan.seconds, plan.rounds, applying)
+                    figures.costs[clients, applying][name] = kept
+                    told(
+                        f"cost     {name:20} {kept:.2f} left of {clients} clients, "
+                        f"{'applying' if applying else 'paused'}"
+                    )
+    figures.seconds = before + time.monotonic() - began
     return figures

@@ -15,11 +15,12 @@ import pytest
 from tests.bench.__main__ import SYSTEMS
 from tests.bench.builtin import Builtin
 from tests.bench.chart import chart
-from tests.bench.contest import Contestant, Wrong
+from tests.bench.contest import CaughtUp, Contestant, Wrong
 from tests.bench.document import write_part
+from tests.bench.kept import Kept
 from tests.bench.ours import PlPgSQL, PyReplica
 from tests.bench.report import report
-from tests.bench.run import MEASURES, Plan, run
+from tests.bench.run import MEASURES, Figures, Plan, run
 from tests.bench.system import execute
 
 PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,))
@@ -38,9 +39,12 @@ def contestants() -> Iterator[dict[str, Contestant]]:
         }
 
 
-def test_everything_is_measured_and_told(contestants: dict[str, Contestant]) -> None:
+def test_everything_is_measured_and_told(
+    contestants: dict[str, Contestant], tmp_path: Path
+) -> None:
     said: list[str] = []
-    figures = run(PLAN, contestants, said.append)
+    kept = Kept(tmp_path / "figures.json", PLAN, contestants)
+    figures = run(PLAN, contestants, said.append, kept.load(), kept.save)
     applied = ("pyreplica", "builtin")
     for name in applied:
         for backlog in PLAN.work:
@@ -62,6 +66,26 @@ def test_everything_is_measured_and_told(contestants: dict[str, Contestant]) -> 
     words = ["".join(one.itertext()) for one in picture.iter() if one.tag.endswith("text")]
     numbers = [word for word in words if re.fullmatch(r"[\d,]+", word)]
     assert len(numbers) == len(PLAN.work) * len(applied)
+    # what was broken off at its end has nothing more to measure, and says the same
+    said.clear()
+    again = run(PLAN, contestants, said.append, kept.load(), kept.save)
+    assert report(PLAN, contestants, again).splitlines()[5:] == lines[5:]
+    assert said == []
+
+
+def test_of_a_round_that_was_broken_off_nothing_is_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "figures.json", PLAN, ["one", "two"])
+    figures = Figures(takes_part=["one", "two"])
+    figures.caught_up["A"]["one"] = [CaughtUp(1.0, 0.5, 100), CaughtUp(2.0, 0.5, 100)]
+    figures.caught_up["A"]["two"] = [CaughtUp(3.0, 0.0, 0)]
+    figures.caught_up["B"]["one"] = [CaughtUp(4.0, 0.5, 100)]
+    kept.save(figures)
+    found = kept.load().caught_up
+    assert [one.seconds for one in found["A"]["one"]] == [1.0]
+    assert [one.seconds for one in found["A"]["two"]] == [3.0]
+    assert not any(found["B"].values())
+    with pytest.raises(SystemExit, match="of another plan or of other systems"):
+        Kept(tmp_path / "figures.json", PLAN, ["one"]).load()
 
 
 def test_a_slave_that_differs_is_no_result(contestants: dict[str, Contestant]) -> None:
