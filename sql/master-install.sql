@@ -17,7 +17,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 4;   -- the same number as at the end of this script
+    version_here constant integer := 5;   -- the same number as at the end of this script
     version_found integer;
     tries integer := 0;
 BEGIN
@@ -98,7 +98,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
 );
 
 INSERT INTO pyreplica.replica_version (side, version, made_plpython3u)
-SELECT 'master', 4, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+SELECT 'master', 5, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version

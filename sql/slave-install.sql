@@ -14,7 +14,7 @@ SET LOCAL standard_conforming_strings = on;
 
 DO $$
 DECLARE
-    version_here constant integer := 4;   -- the same number as below
+    version_here constant integer := 5;   -- the same number as below
     version_found integer;
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
     installed_at timestamptz NOT NULL DEFAULT now()
 );
 
-INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 4)
+INSERT INTO pyreplica.replica_version (side, version) VALUES ('slave', 5)
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
         installed_at = CASE WHEN replica_version.version = excluded.version

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-SQL_VERSION = 4
+SQL_VERSION = 5
 """The version of the installed SQL that this release works with (see replica_version)."""
 
 

@@ -128,6 +128,22 @@ BEGIN
 END
 $$;
 
+-- Version 5.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_log'::regclass AND attname = 'slaves')
+    THEN
+        RETURN;
+    END IF;
+    ALTER TABLE pyreplica.replica_log
+        -- the bits (1 << replica_slave.bit) of the slaves that it is for; null: it is for all
+        ADD COLUMN slaves bigint,
+        -- replica_cursor.id of the replication that has applied the change here; null: it was made here
+        ADD COLUMN origin integer;
+END
+$$;
+
 -- The one language in which tables are captured: set_capture().
 CREATE TABLE IF NOT EXISTS pyreplica.replica_capture (
     language text NOT NULL CHECK (language IN ('plpython3u', 'plpgsql')),

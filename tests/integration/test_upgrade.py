@@ -247,7 +247,9 @@ class OldDaemon:
 
 
 @pytest.mark.parametrize(
-    ("old", "confirmed"), [("2", False), ("2", True), ("3", True)], indirect=["old"]
+    ("old", "confirmed"),
+    [("2", False), ("2", True), ("3", True), ("4", False), ("4", True)],
+    indirect=["old"],
 )
 def test_the_sql_is_upgraded_under_writers_and_an_older_daemon_and_nothing_is_lost(
     databases: Databases, old: ReplicationConfig, confirmed: bool
@@ -315,7 +317,7 @@ FROM pg_event_trigger
 """
 
 
-@pytest.mark.parametrize("old", ["2", "3"], indirect=True)
+@pytest.mark.parametrize("old", ["2", "3", "4"], indirect=True)
 def test_what_was_upgraded_is_what_would_have_been_installed(
     databases: Databases, old: ReplicationConfig
 ) -> None:
