@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email
+import re
 import socket
 import ssl
 import threading
@@ -71,10 +72,18 @@ class MailServer:
 
     def until_subject(self, words: str) -> EmailMessage:
         """Wait for a mail with these words in its subject."""
+        return self.until_like(re.escape(words))
+
+    def until_like(self, pattern: str) -> EmailMessage:
+        """Wait for a mail with something in its subject that this regular expression matches."""
+
+        def found() -> Iterator[EmailMessage]:
+            return (mail for mail, _ in self.mails if re.search(pattern, str(mail["Subject"])))
+
         with self.changed:
-            got = self.changed.wait_for(lambda: any(words in s for s in self.subjects), LIMIT)
-            assert got, f"no subject has {words!r}: {self.subjects}"
-            return next(mail for mail, _ in self.mails if words in str(mail["Subject"]))
+            got = self.changed.wait_for(lambda: any(found()), LIMIT)
+            assert got, f"no subject has {pattern!r}: {self.subjects}"
+            return next(found())
 
     @property
     def subjects(self) -> list[str]:

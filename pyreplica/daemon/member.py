@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.daemon.lag import LagWatch
 from pyreplica.daemon.listeners import Listeners
 from pyreplica.database import last_sign
 from pyreplica.errors import PyReplicaError
-from pyreplica.model import Event, EventKind, Step
+from pyreplica.model import Event, EventKind, State, Step
 from pyreplica.replication.loop import Replication
 from pyreplica.replication.telling import utc_now
 
@@ -116,8 +117,13 @@ class Member:
                 where=name,
                 hint="This is a defect of PyReplica; please report it with the log.",
             )
+            now = utc_now()
+            ended = replace(self.replication.status, state=State.STOPPED, since=now)
+            self._listeners.status(
+                replace(ended, error=self.error.line, hint=self.error.hint, error_since=now)
+            )
             what = f"{name}: the replication has ended by a defect: {self.error.what}"
-            self._listeners.event(Event(EventKind.STOPPED, name, utc_now(), what, self.error.hint))
+            self._listeners.event(Event(EventKind.STOPPED, name, now, what, self.error.hint))
         finally:
             self._done = True
             self._ended()

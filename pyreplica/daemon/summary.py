@@ -26,6 +26,8 @@ def summary(statuses: Iterable[Status], now: datetime) -> str:
         lag = status.lag(now)
         if status.state is State.FAILED:
             named.append(f"{status.replication} failed: {status.error}")
+        elif status.state is State.STOPPED and status.error is not None:
+            named.append(f"{status.replication} has ended: {status.error}")
         elif status.state is State.CATCHING_UP and (lag is None or lag >= LATE):
             behind = "catching up" if lag is None else f"{lag:.0f} s behind"
             named.append(f"{status.replication} {behind}")

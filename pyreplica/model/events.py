@@ -28,6 +28,10 @@ class EventKind(enum.Enum):
     """A batch has been in doubt for longer than ``in_doubt_alert``."""
     DROPPED = "dropped"
     """The slave was past its limit: its log is not kept any more, it needs a new copy."""
+    PAUSED = "paused"
+    """Somebody has paused it, and the daemon rests."""
+    RESUMED = "resumed"
+    """It goes on after a pause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ class State(enum.Enum):
     STANDBY = "standby"
     """Another daemon runs it; this one takes over when that goes away."""
     FAILED = "failed"
+    """Its last try has failed; it tries again."""
     STOPPED = "stopped"
+    """It has ended: it was told to stop, or by an error, which its status names."""
 
 
 class Step(enum.Enum):

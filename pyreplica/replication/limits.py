@@ -67,7 +67,8 @@ class LogWatch:
                 f"see what holds it up, or raise the limit: `pyreplica status {self._config.name}`"
             )
             self._log.warning("%s (%s)", what, hint)
-            self._told(what, f"{hint[0].upper()}{hint[1:]}.")
+            waits = timedelta(seconds=kept.age) if kept.age else None
+            self._told(what, f"{hint[0].upper()}{hint[1:]}.", waits)
         elif self._said and not reached:
             self._told(
                 f"the log that the master keeps for the slave is below {THRESHOLDS[0]} % of its "
@@ -76,10 +77,13 @@ class LogWatch:
             )
         self._said = reached
 
-    def _told(self, what: str, hint: str = "", *, over: bool = False) -> None:
-        name = self._config.name
+    def _told(
+        self, what: str, hint: str = "", waits: timedelta | None = None, *, over: bool = False
+    ) -> None:
+        name, now = self._config.name, utc_now()
         what = f"{name}: master: {what}"
-        self._tell(Event(EventKind.LOG, name, utc_now(), what, hint, over=over))
+        since = now - waits if waits else None
+        self._tell(Event(EventKind.LOG, name, now, what, hint, since, over=over))
 
 
 def said_of(kept: LogKept) -> str:

@@ -257,10 +257,10 @@ class Replication:
         before, self._pause = self._pause, pauses.get()
         if self._pause is None:
             if before is not None:
-                self._log.info("goes on")
+                self._telling.resumed()
             return
         if before != self._pause:
-            self._log.info("%s, at batch %d", self._pause, session.cursor.batch)
+            self._telling.paused(self._pause, session.cursor.batch)
         session.master.set_doorbell(session.bit, False)
         session.slave.set_status(PAUSED)
         self._telling.state(
@@ -281,7 +281,7 @@ class Replication:
             if pauses.due():
                 self._pause = pauses.get()
         if self._pause is None:
-            self._log.info("goes on")
+            self._telling.resumed()
             session.recover()  # of what was announced meanwhile nothing was heard
             session.slave.set_status("running")
 

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Dropped, PyReplicaError
 from pyreplica.model import Event, EventKind, LogKept, State, Status
+from pyreplica.slave.pauses import Pause
 
 Tell = Callable[[Event], None]
 """Is told of an event; never waits for anything."""
@@ -160,7 +161,8 @@ class Telling:
             self.event(kind, line, hint=error.hint, since=since, details=error.details)
 
     def ended(self, error: PyReplicaError) -> None:
-        """It has ended by an error, which was told."""
+        """It has ended by an error, which was told; the status goes on naming it."""
+        self._set(replace(self.status, state=State.STOPPED, since=self._now()))
         self.event(
             EventKind.STOPPED,
             f"{self._name}: the replication has ended: {error.line}",
@@ -203,6 +205,21 @@ class Telling:
             hint=f"See `pyreplica conflicts list {self._name}{'' if waiting else ' --all'}`.",
             details="\n".join(lines),
         )
+
+    def paused(self, pause: Pause, batch: int) -> None:
+        """It rests, because somebody wants that, after this batch."""
+        self._log.info("%s, at batch %d", pause, batch)
+        self.event(
+            EventKind.PAUSED,
+            f"{self._name}: {pause}",
+            hint=f"`pyreplica resume {self._name}` ends it; until then the master's log grows.",
+            since=pause.at.astimezone(timezone.utc),
+        )
+
+    def resumed(self) -> None:
+        """It rests no more."""
+        self._log.info("goes on")
+        self.event(EventKind.RESUMED, f"{self._name}: goes on after the pause")
 
     def event(
         self,

@@ -32,20 +32,26 @@ def settings(databases: Databases, table: str, **options: Any) -> dict[str, Any]
 
 
 @contextmanager
-def shared_databases(name: str, master: Cluster, slave: Cluster) -> Iterator[Databases]:
-    """Two databases for all tests of a module, with two replications that are copied.
+def shared_databases(
+    name: str, master: Cluster, slave: Cluster, tables: Sequence[str] = ("one", "two")
+) -> Iterator[Databases]:
+    """Two databases for all tests of a module, with replications that are copied.
 
     No test changes more of them than it says, and none leaves a daemon behind.
+
+    Args:
+        tables: the names of the replications, and of the one table that each has.
     """
     for cluster in (master, slave):
         cluster.start()
         cluster.create_database(name)
     made = Databases(master.dsn(name), slave.dsn(name), name, master, slave)
-    for table in ("one", "two"):
+    for table in tables:
         sql(made.master, TABLES.format(table))
         sql(made.slave, TABLES.format(table))
-    replications = yaml.safe_dump({"replications": both(made)})
-    for number, replication in enumerate(parse(replications, "both", {}).select([])):
+    replications = {table: settings(made, table) for table in tables}
+    text = yaml.safe_dump({"replications": replications})
+    for number, replication in enumerate(parse(text, "shared", {}).select([])):
         if not number:  # it captures all tables
             install(replace(replication, tables=None))
         copy(replication)

@@ -108,6 +108,11 @@ def test_a_replication_that_an_error_ends_says_so(databases: Databases) -> None:
     with running(config(databases)) as ran:
         ran.until(lambda: ran.error, "it goes on")
     assert [kind.value for kind, _ in kinds(ran)] == ["started", "error", "stopped"]
+    last = ran.statuses[-1]
+    assert last.state is State.STOPPED
+    assert ran.error is not None
+    assert last.error == ran.error.line
+    assert last.error_since is not None
     error, stopped = ran.events[1:]
     assert "PyReplica's master side is not installed" in error.what
     assert error.what in stopped.what

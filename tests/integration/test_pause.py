@@ -63,9 +63,15 @@ def test_a_paused_replication_moves_nothing_keeps_its_place_and_catches_up_after
         with running(shop) as other:
             other.until_said("another daemon or copy is at work")
         assert count(databases) == 0
+        paused = daemon.until_told(EventKind.PAUSED)
+        assert paused.what == "shop: paused by ann@desk: new disks"
+        assert "`pyreplica resume shop`" in paused.hint
+        assert paused.since == found.paused_at
+        assert not daemon.told(EventKind.RESUMED)
         resume(shop, timeout=30)
         assert_same(shop)
         assert report(shop).state == "in step"
+        assert daemon.until_told(EventKind.RESUMED).what == "shop: goes on after the pause"
         assert not daemon.told(EventKind.ERROR)
         assert [line for line in daemon.lines if "ERROR" in line or "WARNING" in line] == []
 
@@ -130,8 +136,13 @@ def test_a_pause_outlives_the_daemon_and_the_servers(
         eventually(lambda: report(shop).state == "paused")
         assert daemon.statuses[-1].state is State.PAUSED
         assert count(databases) == 0
+        # it was so all the time
+        assert len(daemon.told(EventKind.PAUSED)) == 1
+        assert not daemon.told(EventKind.RESUMED)
     with running(shop) as daemon:
         until_paused(daemon)
+        # who was told that the daemon has started is told that it rests
+        daemon.until_told(EventKind.PAUSED)
         resume(shop, timeout=30)
         assert_same(shop)
 
@@ -150,6 +161,7 @@ def test_who_resumes_while_the_daemon_was_cut_off_is_heard_when_it_is_back(
             "WHERE datname = current_database() AND pid <> pg_backend_pid(); COMMIT",
         )
         daemon.until_said("goes on")
+        daemon.until_told(EventKind.RESUMED)
         assert_same(shop)
 
 

@@ -134,6 +134,17 @@ def test_the_page_of_a_daemon_shows_what_it_does_in_a_browser_and_to_programs(
         assert "dbname=" not in everything
 
 
+def test_healthz_tells_who_tries_again_from_who_has_ended() -> None:
+    board = Board()
+    board.status(Status("tries", State.FAILED, NOW, error="cannot connect", error_since=NOW))
+    board.status(Status("ended", State.STOPPED, NOW, error="was dropped", error_since=NOW))
+    board.status(Status("rests", State.PAUSED, NOW))
+    with serving(board) as port:
+        assert get(port, "/healthz")[::2] == (503, "ended: stopped\ntries: failing\n")
+        assert metrics(port)["pyreplica_failing", "ended"] == 1
+        assert "was dropped" in get(port)[2]
+
+
 def test_a_reload_opens_moves_and_closes_the_page(
     shop: tuple[Path, int], databases: Databases
 ) -> None:

@@ -216,6 +216,16 @@ def test_a_replication_that_begins_anew_has_no_error_any_more() -> None:
     assert hours.kinds == [(0, "error"), (10, "started")]
 
 
+def test_a_pause_is_told_with_its_end_and_one_after_the_other_only_when_it_stays() -> None:
+    hours = Hours()
+    for at in (0, 20):
+        hours.event(at, EventKind.PAUSED, "paused by ann")
+        hours.event(at + 10, EventKind.RESUMED, "goes on")
+    hours.event(40, EventKind.PAUSED, "paused by ann")
+    hours.until(40 + SETTLE)
+    assert hours.kinds == [(0, "paused"), (10, "resumed"), (40 + SETTLE, "paused")]
+
+
 def test_what_was_held_back_is_told_at_the_end() -> None:
     hours = Hours()
     for second in range(4):

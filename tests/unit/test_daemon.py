@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pyreplica.config import parse
+from pyreplica.config import Config, parse
 from pyreplica.daemon.listeners import Listeners
 from pyreplica.daemon.logs import JsonFormatter, TextFormatter
 from pyreplica.daemon.member import Member, patience
 from pyreplica.daemon.pidfile import AlreadyRunning, Pidfile, holder
 from pyreplica.daemon.summary import summary
 from pyreplica.daemon.systemd import Systemd
-from pyreplica.model import State, Status
+from pyreplica.model import Event, EventKind, State, Status
+from pyreplica.replication.loop import Replication
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
@@ -80,6 +81,9 @@ def test_the_summary_names_those_that_are_not_in_step() -> None:
         "1 standby; 1 paused; c failed: c: slave: cannot connect; f catching up"
     )
     assert summary([failed] * 7, NOW).endswith("; and 2 more")
+    ended = status("g", State.STOPPED, error="g: the slave was dropped")
+    told_to = status("h", State.STOPPED)
+    assert summary([ended, told_to], NOW) == "1 stopped; g has ended: g: the slave was dropped"
 
 
 # Stuck
@@ -146,6 +150,55 @@ def test_a_line_of_text_has_the_time_unless_the_journal_has_it() -> None:
     assert TextFormatter(journal=True).format(made) == "INFO pyreplica.shop: connected"
     assert TextFormatter().format(made).endswith(" INFO pyreplica.shop: connected")
     assert TextFormatter().format(made)[:2] in ("19", "20")
+
+
+# A defect
+
+
+class Heard:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.statuses: list[Status] = []
+        self.events: list[Event] = []
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def status(self, status: Status) -> None:
+        self.statuses.append(status)
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def reload(self, config: Config) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
+
+
+def test_a_replication_that_a_defect_ends_says_so_in_its_status_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(replication: Replication) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(Replication, "_connected", broken)
+    (made,) = parse("replications: {shop: {master: dbname=a, slave: dbname=b}}", "", {}).select([])
+    heard = Heard()
+    listeners = Listeners([heard])
+    listeners.start()
+    member = Member(made, listeners, lambda step, batch: None, lambda: None)
+    member.start()
+    member.join(30)
+    assert not member.alive
+    last = heard.statuses[-1]
+    assert last.state is State.STOPPED
+    assert last.error == "shop: unexpected RuntimeError: oops"
+    assert "report it" in (last.hint or "")
+    (stopped,) = heard.events
+    assert (stopped.kind, stopped.hint) == (EventKind.STOPPED, last.hint)
 
 
 # The pidfile

@@ -30,7 +30,7 @@ it has to stay twice as long."""
 MOST_LINES = 10
 """So many different lines that were held back are told of; the others are only counted."""
 
-_ENDS = {EventKind.RECOVERED: EventKind.ERROR}
+_ENDS = {EventKind.RECOVERED: EventKind.ERROR, EventKind.RESUMED: EventKind.PAUSED}
 """Kinds that are the end of another one."""
 _NUMBER = re.compile(r"(?P<tens>\d*)\d(?P<rest>\.\d+)?(?P<percent>\s?%)|\d+")
 

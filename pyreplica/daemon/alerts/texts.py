@@ -39,14 +39,20 @@ _LABELS = {
     EventKind.LOG: "log",
     EventKind.IN_DOUBT: "in doubt",
     EventKind.DROPPED: "slave dropped",
+    EventKind.PAUSED: "paused",
+    EventKind.RESUMED: "resumed",
 }
-_LASTING = frozenset({EventKind.ERROR, EventKind.LAG, EventKind.LOG, EventKind.IN_DOUBT})
+_LASTING = frozenset(
+    {EventKind.ERROR, EventKind.LAG, EventKind.LOG, EventKind.IN_DOUBT, EventKind.PAUSED}
+)
 """Kinds that last until they are over."""
 _SEVERITIES = {
     EventKind.STARTED: "info",
     EventKind.RECOVERED: "info",
     EventKind.ERROR: "error",
     EventKind.DROPPED: "error",
+    EventKind.PAUSED: "info",
+    EventKind.RESUMED: "info",
 }
 _ADVICE = {
     EventKind.ERROR: "The daemon tries again by itself; see what the error names, and "
@@ -56,6 +62,7 @@ _ADVICE = {
     EventKind.LOG: "See what holds the slave up, before it is dropped: `pyreplica status{name}`.",
     EventKind.IN_DOUBT: "Let the daemon reach both servers: `pyreplica status{name}`.",
     EventKind.DROPPED: "Copy the slave anew: `pyreplica copy{name}`.",
+    EventKind.PAUSED: "`pyreplica resume{name}` ends it; until then the master's log grows.",
     EventKind.STOPPED: "If nobody has stopped it, see its log; `pyreplica run` starts it.",
 }
 
@@ -175,7 +182,8 @@ def _repeated(notice: Notice) -> str:
 
 
 def _now(notice: Notice) -> str:
-    if notice.since is None or notice.event.kind not in _LASTING | {EventKind.RECOVERED}:
+    kind = notice.event.kind
+    if notice.since is None or not (kind in _LASTING or is_end(notice.event)):
         return ""
     return "it lasts" if notice.lasting else "it is over"
 

@@ -46,8 +46,9 @@ _LOOKS = {
 }
 """The class and the sign of a state; the word is always there as well."""
 
-_GOOD = (EventKind.STARTED, EventKind.RECOVERED)
+_GOOD = (EventKind.STARTED, EventKind.RECOVERED, EventKind.RESUMED)
 _BAD = (EventKind.ERROR, EventKind.DROPPED)
+_REST = (EventKind.STOPPED, EventKind.PAUSED)
 
 
 def page(view: View) -> bytes:
@@ -162,7 +163,7 @@ def _event(event: Event) -> str:
         else "bad"
         if event.kind in _BAD
         else "rest"
-        if event.kind is EventKind.STOPPED
+        if event.kind in _REST
         else "busy"
     )
     kind = f"{event.kind.value}, over" if event.over else event.kind.value
