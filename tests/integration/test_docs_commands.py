@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pyreplica.config import load
 from tests.conftest import Databases
 from tests.integration.cli_support import (
     TABLES,
@@ -206,14 +207,21 @@ def test_the_servers_can_be_prepared(databases: Databases) -> None:
 
 @pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemd's tools")
 def test_a_service_is_installed_and_enabled(checkout: Path, tmp_path: Path) -> None:
+    settings = {"master": "dbname=a", "slave": "dbname=b"}
+    write_config(checkout / "shop.yaml", {"shop": settings})
     ours = {
         "/opt/pyreplica": f"{checkout}/.venv",
+        "/etc/pyreplica": f"{tmp_path}/etc/pyreplica",
+        "-o pyreplica ": "",  # with --root no user is made
         "service install": f"service install --root {tmp_path}",
         "systemctl enable --now": f"systemctl --root={tmp_path} enable",
     }
     terminal = Terminal(checkout, ours)
     for command in commands(section(INSTALL, "As a service of systemd")):
         terminal.type(command)
+    written = tmp_path / "etc" / "pyreplica" / "pyreplica.yaml"
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert load(written).replications.keys() == {"shop"}
     units = tmp_path / "etc" / "systemd" / "system"
     enabled = {it.name: it.readlink().name for it in units.glob("*.wants/*")}
     assert enabled == {
