@@ -164,8 +164,7 @@ class Addition:
             if not self._config.includes(table.schema, table.name):
                 raise self._refusal(
                     f"table {table} is not among `tables:` of the configuration",
-                    "Add it there and restart the daemon, which reads that when it starts; then "
-                    "add it.",
+                    "Add it there and reload the daemon (`pyreplica reload`, SIGHUP); then add it.",
                 )
             if table.reason is not None:
                 raise self._refusal(

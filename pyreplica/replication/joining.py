@@ -66,7 +66,7 @@ class Tables:
             return True
         self._say(
             f"table {copy} was added, but is not among `tables:` in the configuration that this "
-            "daemon was started with; restart it"
+            "daemon has read; reload it"
         )
         return False
 

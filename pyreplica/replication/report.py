@@ -33,8 +33,9 @@ class Report:
         state: "in step", "catching up", "adding" (a table is being added), "incomplete" (a captured
             table was never copied, its changes are passed over), "failing" (the daemon retries),
             "pausing" (it is to rest, and finishes the batch at hand), "paused", "stopped", "died"
-            (the daemon went away without a word), "needs a new copy" (the slave was dropped, its
-            log is not kept any more), "copying", "not copied", "refused", "unreachable".
+            (the daemon was killed, or has ended by an error), "needs a new copy" (the slave was
+            dropped, its log is not kept any more), "copying", "not copied", "refused",
+            "unreachable".
         lag_seconds: the age of the oldest change the slave does not have; 0 when it has all.
         lag_changes: the number of changes it does not have.
         in_doubt: batches that are prepared on the slave and not decided.

@@ -277,6 +277,14 @@ def test_every_test_and_scenario_of_exactness_md_exists() -> None:
     assert missing == []
 
 
+def test_every_test_of_security_md_exists() -> None:
+    named = re.findall(r"\b(test_\w+)(?:`|::)", read(ROOT / "docs" / "security.md"))
+    assert len(named) > 20
+    sources = {path.stem: read(path) for path in ROOT.glob("tests/**/test_*.py")}
+    defined = set(re.findall(r"^def (test_\w+)\(", "\n".join(sources.values()), re.MULTILINE))
+    assert [name for name in named if name not in defined | sources.keys()] == []
+
+
 # Without superusers
 
 
