@@ -154,7 +154,7 @@ class Telling:
         since = self.status.error_since or self._now()
         failed = replace(self.status, error=line, hint=error.hint or None, error_since=since)
         if self.status.state is not State.FAILED:
-            failed = replace(failed, state=State.FAILED, since=self._now())
+            failed = replace(failed, state=State.FAILED, since=self._now(), note=None)
         self._set(failed)
         if not repeated:
             kind = EventKind.DROPPED if isinstance(error, Dropped) else EventKind.ERROR
@@ -162,7 +162,7 @@ class Telling:
 
     def ended(self, error: PyReplicaError) -> None:
         """It has ended by an error, which was told; the status goes on naming it."""
-        self._set(replace(self.status, state=State.STOPPED, since=self._now()))
+        self._set(replace(self.status, state=State.STOPPED, since=self._now(), note=None))
         self.event(
             EventKind.STOPPED,
             f"{self._name}: the replication has ended: {error.line}",

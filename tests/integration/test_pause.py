@@ -212,6 +212,8 @@ def test_the_limits_of_the_log_count_on_and_drop_a_paused_slave(databases: Datab
         sql(databases.master, "INSERT INTO public.t SELECT generate_series(1, 20000)")
         daemon.until(lambda: daemon.error, "it was not dropped")
     assert isinstance(daemon.error, Dropped)
+    last = daemon.statuses[-1]
+    assert (last.state, last.error, last.note) == (State.STOPPED, daemon.error.line, None)
     assert report(made).state == "needs a new copy"
 
 
