@@ -260,6 +260,29 @@ SELECT EXISTS (
     WHERE pg_relation_filenode(c.oid) <> c.relfilenode
 )
 
+-- What is made of tables after their rows, of the catalog entries that a dump names: keys, indexes, statistics, foreign
+-- keys. Of a partition root is the table at the top.
+-- name: table_parts
+SELECT e.n, p.kind, tn.nspname::text, t.relname::text, p.schema, p.name, t.oid::bigint,
+    t.relkind = 'p', coalesce(pg_partition_root(t.oid), t.oid)::bigint,
+    nullif(coalesce(pg_partition_root(p.referenced), p.referenced), 0)::bigint
+FROM unnest(%(classes)s::oid[], %(oids)s::oid[]) WITH ORDINALITY e(class, oid, n)
+CROSS JOIN LATERAL (
+    SELECT 'index', i.indrelid, 0::oid, n.nspname::text, c.relname::text
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE e.class = 'pg_class'::regclass AND i.indexrelid = e.oid
+    UNION ALL
+    SELECT CASE c.contype WHEN 'f' THEN 'foreign key' ELSE 'key' END, c.conrelid, c.confrelid, n.nspname, c.conname
+    FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
+    WHERE e.class = 'pg_constraint'::regclass AND c.oid = e.oid AND c.contype IN ('p', 'u', 'x', 'f')
+    UNION ALL
+    SELECT 'statistics', s.stxrelid, 0::oid, n.nspname, s.stxname
+    FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+    WHERE e.class = 'pg_statistic_ext'::regclass AND s.oid = e.oid
+) p(kind, relid, referenced, schema, name)
+JOIN pg_class t ON t.oid = p.relid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+ORDER BY e.n
+
 -- Functions of others that could run with the rights of the capture, see others.sql: of tables captured by an older
 -- release, which did not refuse them.
 -- name: code_of_others

@@ -387,6 +387,22 @@ LEFT JOIN LATERAL (
 ) k ON true
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
 
+-- Which of these parts of tables are here, by their place in the list.
+-- name: parts_here
+SELECT p.n FROM unnest(%(kinds)s::text[], %(table_schemas)s::text[], %(tables)s::text[], %(schemas)s::text[],
+    %(names)s::text[]) WITH ORDINALITY p(kind, table_schema, "table", schema, name, n)
+WHERE CASE p.kind
+    WHEN 'index' THEN EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relname = p.name AND n.nspname = p.schema AND c.relkind IN ('i', 'I'))
+    WHEN 'statistics' THEN EXISTS (
+        SELECT FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+        WHERE s.stxname = p.name AND n.nspname = p.schema)
+    ELSE EXISTS (
+        SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+        WHERE c.conname = p.name AND t.relname = p."table" AND n.nspname = p.table_schema)
+    END
+
 -- The sequences that are to stand where the master's do: of the same name; where there is none, those of the
 -- columns that the master's one belongs to or serves. None is given away twice.
 -- name: find_sequences

@@ -36,6 +36,7 @@ from pyreplica.model.tables import (
     SlaveColumn,
     SlaveTable,
     TableCopy,
+    TablePart,
 )
 
 __all__ = [
@@ -64,4 +65,5 @@ __all__ = [
     "Status",
     "Step",
     "TableCopy",
+    "TablePart",
 ]

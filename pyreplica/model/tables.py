@@ -120,3 +120,31 @@ class SlaveTable:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """Something of a table that is made after its rows are there.
+
+    Args:
+        kind: "key" (also an exclusion constraint), "index", "statistics" or "foreign key".
+        table_schema, table: what it belongs to; a partition has its own.
+        schema, name: its own.
+        relid: the oid on the master of what it belongs to.
+        partitioned: whether that is partitioned.
+        root: its oid, or that of the partitioned table of which it is a partition.
+        referenced: of a foreign key, the root of the table that it refers to.
+    """
+
+    kind: str
+    table_schema: str
+    table: str
+    schema: str
+    name: str
+    relid: int
+    partitioned: bool
+    root: int
+    referenced: int | None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} of {self.table_schema}.{self.table}"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import PyReplicaError
 from pyreplica.master import Master, TableSize
 from pyreplica.model import CapturedTable, Position
+from pyreplica.replication.agenda import Agenda, Task
 from pyreplica.replication.analysis import Analysis
+from pyreplica.replication.later import Later, Piece
 from pyreplica.replication.rows import move
+from pyreplica.replication.schema import MadeLater
 from pyreplica.slave import Slave
+from pyreplica.slave.parts import make
 
 _Side = TypeVar("_Side", Master, Slave)
 
@@ -67,8 +72,14 @@ class Copier:
         self._progress = progress
         self._workers = workers or config.copy_workers
         self._again = again
+        self._told: set[str] = set()
         self._open: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+
+    @property
+    def cure(self) -> str:
+        """What to do when something cannot be made on the slave."""
+        return f"Put that right on the slave or on the master, then copy again: `{self._again}`."
 
     def cancel(self) -> None:
         """Break it off; for another thread or a signal. What was finished stays marked so."""
@@ -97,7 +108,12 @@ class Copier:
             yield exporter, Moment(exporter.export_snapshot(), exporter.log.position())
 
     def copy(
-        self, exporter: Master, moment: Moment, tables: Sequence[CapturedTable], note: Note
+        self,
+        exporter: Master,
+        moment: Moment,
+        tables: Sequence[CapturedTable],
+        note: Note,
+        later: Sequence[MadeLater] = (),
     ) -> int:
         """Copy tables, and renew their statistics; gives the number of rows.
 
@@ -107,20 +123,18 @@ class Copier:
         Args:
             exporter: the session that has exported the snapshot.
             note: called when a table is copied, before that is committed.
+            later: what is made of them after their rows, before their statistics.
         """
         sizes = {t: exporter.table_size(t) for t in tables}
         # the largest first, so that no worker is left alone with it at the end
         ordered = sorted(tables, key=lambda t: sizes[t].bytes, reverse=True)
         self._progress.begin([(str(t), sizes[t].rows) for t in ordered])
-        queue = iter(ordered)
-        copied, working = 0, min(self._workers, len(ordered))
         analysis = Analysis(lambda: self.side(Slave))
+        agenda = Agenda(self._tasks(ordered, sizes, note, Later(tables, later), analysis))
+        copied, working = 0, min(self._workers, len(agenda))
         with ThreadPoolExecutor(working + 1, "copy") as pool:
             analysed = pool.submit(analysis.run)
-            workers = [
-                pool.submit(self._work, moment, queue, sizes, note, analysis)
-                for _ in range(working)
-            ]
+            workers = [pool.submit(self._work, moment, agenda) for _ in range(working)]
             try:
                 for future in as_completed([analysed, *workers]):
                     copied += future.result()
@@ -128,23 +142,32 @@ class Copier:
                     if not working:
                         analysis.end()
             except BaseException:
-                with self._lock:
-                    for _ in queue:  # nothing more to be begun
-                        pass
+                agenda.clear()  # nothing more to be begun
                 analysis.stop()
                 self.cancel()
                 raise
         return copied
 
-    def _work(
+    def _tasks(
         self,
-        moment: Moment,
-        queue: Iterator[CapturedTable],
-        sizes: dict[CapturedTable, TableSize],
+        tables: Sequence[CapturedTable],
+        sizes: Mapping[CapturedTable, TableSize],
         note: Note,
+        later: Later,
         analysis: Analysis,
-    ) -> int:
-        """One worker: table after table, in one snapshot of the master."""
+    ) -> Iterator[Task]:
+        """Everything to be done, in this order."""
+        for table in tables:
+            family = later.families[table.relid]
+            yield Task(family, partial(self._table, table, sizes[table], note))
+            for piece in later.pieces(table):
+                yield Task(piece.tables, partial(self._make, piece), piece.shared)
+            yield Task(family, partial(_analyse, analysis, table))
+        for piece in later.last:
+            yield Task(piece.tables, partial(self._make, piece))
+
+    def _work(self, moment: Moment, agenda: Agenda) -> int:
+        """One worker: task after task, in one snapshot of the master."""
         copied = 0
         with (
             self.side(Master) as master,
@@ -152,16 +175,15 @@ class Copier:
             master.connection.transaction(REPEATABLE),
         ):
             master.use_snapshot(moment.name)
-            while True:
-                with self._lock:
-                    table = next(queue, None)
-                if table is None:
-                    return copied
-                copied += self._table(master, slave, table, sizes[table], note)
-                analysis.add(table)
+            while (task := agenda.take()) is not None:
+                try:
+                    copied += task.work(master, slave)
+                finally:
+                    agenda.done(task)
+        return copied
 
     def _table(
-        self, master: Master, slave: Slave, table: CapturedTable, size: TableSize, note: Note
+        self, table: CapturedTable, size: TableSize, note: Note, master: Master, slave: Slave
     ) -> int:
         slave.records.copying(table)
         try:
@@ -186,7 +208,26 @@ class Copier:
         self._progress.done(str(table), rows)
         return rows
 
+    def _make(self, piece: Piece, master: Master, slave: Slave) -> int:
+        with self._lock:
+            told = piece.what in self._told
+            self._told.add(piece.what)
+        if not told:
+            self._progress.say(f"making {piece.what}")
+        try:
+            make(slave.connection, piece.statements)
+        except PyReplicaError as error:
+            error.what = f"making {piece.what}: {error.what}"
+            error.hint = error.hint or self.cure
+            raise
+        return 0
+
     def _truncated(self, after: Position, table: CapturedTable) -> bool:
         """Whether the table was truncated after the copy's snapshot: the log then has all of it."""
         with self.side(Master) as now:
             return now.log.truncated(after.snapshot, table)
+
+
+def _analyse(analysis: Analysis, table: CapturedTable, master: Master, slave: Slave) -> int:
+    analysis.add(table)
+    return 0

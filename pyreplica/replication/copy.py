@@ -7,18 +7,20 @@ the first batch after the copy begins exactly where the copy ended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.errors import Refused
+from pyreplica.errors import PyReplicaError, Refused
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Cursor, Position, SlaveTable
 from pyreplica.replication.copier import Copier, Progress
-from pyreplica.replication.schema import SchemaDump, dumped
+from pyreplica.replication.schema import NOTHING, SchemaDump, dumped
+from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
 from pyreplica.slave import Slave
+from pyreplica.slave.parts import begin_rest, parts_here
 from pyreplica.slave.statements import misfit
 
 
@@ -143,11 +145,8 @@ class Copy:
         confirmed = master.confirmed()
         applied = slave.applied()
         unfinished = applied is not None and not applied.ready
-        ours = unfinished and applied is not None and applied.made_schema
-        # an interrupted copy --schema has made the tables, and perhaps the keys and indexes too
-        make_tables = (self._schema or ours) and not found
-        all_keys = len(found) == len(tables) and all(one.has_key for one in found)
-        make_indexes = make_tables or (ours and not all_keys)
+        # an interrupted copy --schema has made the tables, and perhaps keys and indexes too
+        with_schema = self._schema or (unfinished and applied is not None and applied.made_schema)
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
         master.register(slave.identity())
@@ -158,30 +157,55 @@ class Copy:
         )
         with ExitStack() as stack:
             exporter, moment = stack.enter_context(self._copier.moment())
-            dump = self._dump(stack, master, slave, moment.name) if make_indexes else None
-            id_ = slave.begin_copy(identity, made_schema=make_tables)
+            dump = self._dump(stack, master, slave, moment.name) if with_schema else None
+            later = dump.after_rows(exporter, {t.relid for t in tables}) if dump else NOTHING
+            id_ = slave.begin_copy(identity, made_schema=with_schema and not found)
             slave.records.keep(tables)
-            if dump is not None and make_tables:
+            if dump is not None and not found:
                 self._progress.say("making the tables on the slave")
-                dump.restore(self._config.slave, "pre-data")
+                dump.restore(self._config.slave)
             elif self._truncate or unfinished:
                 # all at once, because of the foreign keys between them
                 slave.empty(found)
-            rows = self._copier.copy(exporter, moment, tables, _copied)
-            if dump is not None:
-                self._progress.say("making indexes and constraints on the slave")
-                dump.restore(self._config.slave, "post-data")
-                for table in tables:
-                    fits(self._config, table, slave.describe(table))
+            made = parts_here(slave.connection, [one.part for one in later.parts])
+            parts = [one for one in later.parts if one.part not in made]
+            rows = self._copier.copy(exporter, moment, tables, _copied, parts)
         slave.create_staging(id_)
         cursor = Cursor(before + 1, moment.position)
-        master.set_copied(cursor)
-        slave.finish_copy(cursor)
+        self._finish(master, slave, tables, cursor, later.rest)
         set_sequences(self._config, master, slave)
         slave.unlock()
         master.unlock()
         self._log.info("copied %d tables, %d rows", len(tables), rows)
         return Copied(len(tables), rows, moment.position)
+
+    def _finish(
+        self,
+        master: Master,
+        slave: Slave,
+        tables: Sequence[CapturedTable],
+        cursor: Cursor,
+        rest: Sequence[tuple[Entry, str]],
+    ) -> None:
+        """Make what is left of the schema, and call the copy finished, in one transaction.
+
+        So a copy that is not finished has none of it yet.
+        """
+        with slave.connection.transaction():
+            if rest:
+                self._progress.say("making the rest of the schema on the slave")
+                begin_rest(slave.connection)
+            for entry, statements in rest:
+                try:
+                    slave.connection.execute(statements)
+                except PyReplicaError as error:
+                    error.what = f"making {entry}: {error.what}"
+                    error.hint = error.hint or self._copier.cure
+                    raise
+            for table in tables:
+                fits(self._config, table, slave.describe(table))
+            master.set_copied(cursor)
+            slave.finish_copy(cursor)
 
     def _dump(self, stack: ExitStack, master: Master, slave: Slave, snapshot: str) -> SchemaDump:
         self._progress.say("reading the master's schema")

@@ -51,6 +51,10 @@ ROWS = """
     INSERT INTO public.orders SELECT i, 1 + i % 100, i * 1.10 FROM generate_series(1, 500) i;
     INSERT INTO public.line SELECT 1 + i % 500, i, 'item ' || i FROM generate_series(1, 3000) i;
 """
+REST = """
+    CREATE FUNCTION public.mark() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+    CREATE TRIGGER mark AFTER INSERT ON public.line FOR EACH ROW EXECUTE FUNCTION public.mark();
+"""
 COUNT = "SELECT count(*) FROM public."
 
 
@@ -367,13 +371,15 @@ def test_a_copy_that_broke_off_is_not_taken_for_a_slave_and_succeeds_later(
         "reading the master's schema",
         "making the tables on the slave",
         "rows",
-        "making indexes and constraints on the slave",
+        "making indexes of public.orders",
+        "making foreign key orders_customer_fkey of public.orders",
+        "making the rest of the schema on the slave",
     ],
 )
 def test_a_copy_of_the_schema_that_broke_off_succeeds_later(
     databases: Databases, point: str, again: bool
 ) -> None:
-    made = installed(databases, TABLES + ROWS, "")
+    made = installed(databases, TABLES + ROWS + REST, "")
     with pytest.raises(PyReplicaError, match="interruption"):
         watched(made, point, interrupt, schema=True)
     assert_not_copied(made)
@@ -463,13 +469,15 @@ def test_a_table_whose_statistics_cannot_be_made_is_named(databases: Databases) 
         (False, "done"),
         (True, "making the tables on the slave"),
         (True, "rows"),
-        (True, "making indexes and constraints on the slave"),
+        (True, "making indexes of public.orders"),
+        (True, "making foreign key orders_customer_fkey of public.orders"),
+        (True, "making the rest of the schema on the slave"),
     ],
 )
 def test_a_copy_that_is_killed_succeeds_later(
     databases: Databases, tmp_path: Path, schema: bool, point: str
 ) -> None:
-    made = installed(databases, TABLES + ROWS, "" if schema else TABLES)
+    made = installed(databases, TABLES + ROWS + REST, "" if schema else TABLES)
     path = config_file(tmp_path, databases)
     with stalling_copy(path, point, schema=schema) as killed:
         killed.until_said(f"stalled: {point}")
