@@ -7,8 +7,9 @@ import argparse
 from pyreplica import config
 from pyreplica.cli.common import Commands, duration
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.copy import Bars, workers
+from pyreplica.cli.copy import workers
 from pyreplica.cli.output import console, counted
+from pyreplica.cli.progress import shown
 from pyreplica.replication.addition import Added, Addition
 
 
@@ -45,11 +46,11 @@ def register(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run it."""
     (chosen,) = config.load(arguments.config).select([arguments.name])
-    with Bars(chosen.name) as bars:
+    with shown(chosen.name) as progress:
         added = Addition(
             chosen,
             arguments.tables,
-            bars,
+            progress,
             truncate=arguments.truncate,
             workers=arguments.workers,
         ).run(arguments.timeout)

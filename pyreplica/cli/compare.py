@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from pyreplica.cli.common import Commands, chosen, duration
 from pyreplica.cli.common import register as register_command
-from pyreplica.cli.copy import Bars
 from pyreplica.cli.output import console, counted, print_json, table
+from pyreplica.cli.progress import shown
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Differs
 from pyreplica.master import Master
@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     results: dict[str, list[TableResult]] = {}
     sequences: dict[str, list[SequenceDifference]] = {}
     for config in chosen(arguments):
-        with Bars(config.name) as bars:
+        with shown(config.name) as progress:
             results[config.name] = compare(
-                config, timeout=arguments.timeout, tables=arguments.tables, progress=bars
+                config, timeout=arguments.timeout, tables=arguments.tables, progress=progress
             )
         sequences[config.name] = [] if arguments.tables else _sequences(config, arguments.timeout)
     if arguments.json:

@@ -11,38 +11,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from pyreplica import __version__
-from pyreplica.cli import (
-    add_table,
-    adopt,
-    alert,
-    check,
-    check_lag,
-    compare,
-    conflicts,
-    copy,
-    demo,
-    execute,
-    install,
-    pause,
-    reload,
-    remove_table,
-    repair,
-    restart,
-    resume,
-    run,
-    service,
-    start,
-    status,
-    stop,
-    uninstall,
-    wait,
-)
 from pyreplica.cli.output import error_console
 from pyreplica.errors import DatabaseError, PyReplicaError
 
@@ -50,35 +25,35 @@ RAISED = "P0001"
 """The SQLSTATE of RAISE EXCEPTION: what the scripts of sql/ refuse with, hint and all."""
 
 COMMANDS = (
-    check,
-    install,
-    copy,
-    run,
-    start,
-    stop,
-    restart,
-    reload,
-    service,
-    status,
-    check_lag,
-    pause,
-    resume,
-    wait,
-    compare,
-    repair,
-    conflicts,
-    alert,
-    execute,
-    add_table,
-    remove_table,
-    adopt,
-    uninstall,
-    demo,
+    "check",
+    "install",
+    "copy",
+    "run",
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "service",
+    "status",
+    "check-lag",
+    "pause",
+    "resume",
+    "wait",
+    "compare",
+    "repair",
+    "conflicts",
+    "alert",
+    "execute",
+    "add-table",
+    "remove-table",
+    "adopt",
+    "uninstall",
+    "demo",
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The command line with these commands, each of which is a module of pyreplica.cli."""
     top = argparse.ArgumentParser(
         prog="pyreplica",
         description="Replicates a PostgreSQL database to slaves, asynchronously and exactly.",
@@ -93,9 +68,26 @@ def parser() -> argparse.ArgumentParser:
         help="the configuration (default: $PYREPLICA_CONFIG, or %(default)s)",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.register(commands)
+    for name in names:
+        import_module(f"pyreplica.cli.{name.replace('-', '_')}").register(commands)
     return top
+
+
+def needed(words: Sequence[str]) -> tuple[str, ...]:
+    """The commands that have to be known to read a command line.
+
+    That is the one that it calls; to import all of them would take it twice as long to begin. Where
+    that is not plain, as when help is asked for, it is all.
+    """
+    rest = iter(words)
+    for word in rest:
+        if word in COMMANDS:
+            return (word,)
+        if word == "--config":
+            next(rest, None)
+        elif not word.startswith("--config="):
+            break
+    return COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # a name that the terminal's encoding lacks is better shown escaped than not at all
             stream.reconfigure(errors="backslashreplace")
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(needed(words)).parse_args(words)
     # as Ctrl-C does: what was begun is taken back, nothing stays in the temporary folder
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pyreplica.cli.common import Commands, chosen
 from pyreplica.cli.common import register as register_command
 from pyreplica.cli.compare import add_json_and_timeout, add_table_option, key_of
-from pyreplica.cli.copy import Bars
 from pyreplica.cli.output import console, counted, print_json, table
+from pyreplica.cli.progress import shown
 from pyreplica.errors import Differs
 from pyreplica.replication.repair import SHOWN, TableRepair, repair
 
@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it."""
     found: dict[str, list[TableRepair]] = {}
     for config in chosen(arguments):
-        with Bars(config.name) as bars:
+        with shown(config.name) as progress:
             found[config.name] = repair(
                 config,
                 apply=arguments.yes,
                 timeout=arguments.timeout,
                 tables=arguments.tables,
-                progress=bars,
-                say=bars.say,
+                progress=progress,
+                say=progress.say,
             )
     if arguments.json:
         print_json({name: [asdict(one) for one in tables] for name, tables in found.items()})

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pyreplica import __version__
-from pyreplica.cli.main import COMMANDS as MODULES
+from pyreplica.cli.main import COMMANDS as NAMES
+from pyreplica.cli.main import needed
 from pyreplica.demo.cluster import Cluster
 from pyreplica.errors import PyReplicaError
 from tests.conftest import Databases
@@ -56,9 +57,25 @@ def run_bare(*arguments: str, code: int, **environment: str) -> subprocess.Compl
 # Help and usage
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("copy", ("copy",)),
+        ("--config run copy shop", ("copy",)),
+        ("--config=run add-table run", ("add-table",)),
+        ("", NAMES),
+        ("--help", NAMES),
+        ("--conf run copy", NAMES),
+        ("--config", NAMES),
+        ("coppy", NAMES),
+    ],
+)
+def test_only_what_a_command_line_calls_is_imported(line: str, names: tuple[str, ...]) -> None:
+    assert needed(line.split()) == names
+
+
 def test_the_commands_of_these_tests_are_all_there_are() -> None:
-    names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in MODULES}
-    assert names == {*COMMANDS, *OTHER_COMMANDS}
+    assert sorted(NAMES) == sorted([*COMMANDS, *OTHER_COMMANDS])
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *OTHER_COMMANDS])

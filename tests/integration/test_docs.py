@@ -138,8 +138,7 @@ def test_the_commands_that_are_looked_for_are_found() -> None:
 
 def test_commands_md_describes_each_command_with_all_its_options() -> None:
     text = read(COMMANDS)
-    modules = [module.__name__.rpartition(".")[2] for module in main.COMMANDS]
-    names = [module.replace("_", "-") for module in modules]
+    names = list(main.COMMANDS)
     assert re.findall(r"^## ([\w-]+)$", text, re.MULTILINE) == names
     for name in names:
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
