@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from queue import SimpleQueue
+from contextlib import AbstractContextManager, suppress
+from queue import Empty, SimpleQueue
 
 from pyreplica.database import sql
 from pyreplica.errors import PyReplicaError
@@ -16,7 +16,8 @@ class Analysis:
     """One table after another, in a session and a thread of its own.
 
     Without statistics a slave that takes over would plan badly until autovacuum gets there. One
-    ANALYZE at a time: on a server that is busy with rows, more would only take turns.
+    ANALYZE at a time: on a server that is busy with rows, more would only take turns. Those who
+    have nothing else to do any more help.
 
     Args:
         session: opens the session with the slave, and closes it.
@@ -32,6 +33,16 @@ class Analysis:
     def add(self, table: CapturedTable) -> None:
         """A table is copied, and that is committed."""
         self._tables.put(table)
+
+    def help(self, slave: Slave) -> None:
+        """Do what there is to be done now, in a session of the caller's."""
+        with suppress(Empty):
+            while not self._stopped:
+                table = self._tables.get_nowait()
+                if table is None:
+                    self._tables.put(None)
+                    return
+                _analyse(slave, table)
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -52,10 +63,14 @@ class Analysis:
         """
         with self._session() as slave:
             while (table := self._tables.get()) is not None and not self._stopped:
-                name = sql.Identifier(table.schema, table.name)
-                try:
-                    slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
-                except PyReplicaError as error:
-                    error.what = f"analysing table {table}: {error.what}"
-                    raise
+                _analyse(slave, table)
         return 0
+
+
+def _analyse(slave: Slave, table: CapturedTable) -> None:
+    name = sql.Identifier(table.schema, table.name)
+    try:
+        slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
+    except PyReplicaError as error:
+        error.what = f"analysing table {table}: {error.what}"
+        raise

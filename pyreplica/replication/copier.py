@@ -134,7 +134,7 @@ class Copier:
         copied, working = 0, min(self._workers, len(agenda))
         with ThreadPoolExecutor(working + 1, "copy") as pool:
             analysed = pool.submit(analysis.run)
-            workers = [pool.submit(self._work, moment, agenda) for _ in range(working)]
+            workers = [pool.submit(self._work, moment, agenda, analysis) for _ in range(working)]
             try:
                 for future in as_completed([analysed, *workers]):
                     copied += future.result()
@@ -166,7 +166,7 @@ class Copier:
         for piece in later.last:
             yield Task(piece.tables, partial(self._make, piece))
 
-    def _work(self, moment: Moment, agenda: Agenda) -> int:
+    def _work(self, moment: Moment, agenda: Agenda, analysis: Analysis) -> int:
         """One worker: task after task, in one snapshot of the master."""
         copied = 0
         with (
@@ -180,6 +180,7 @@ class Copier:
                     copied += task.work(master, slave)
                 finally:
                     agenda.done(task)
+            analysis.help(slave)
         return copied
 
     def _table(
