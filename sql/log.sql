@@ -1,13 +1,14 @@
 -- The statements of pyreplica/master/log.py about the tables of a large batch, one by one, by name.
+-- {log} is what the replication's slave gets of the log.
 
 -- What there is between two snapshots, by generation: which operations, how many, the first and the last of them.
 -- name: contents
 SELECT tab, op::text, changes, last FROM (
     SELECT tab, op, count(*) AS changes, min(id) AS first, max(id) AS last FROM (
-        SELECT id, tab, op FROM pyreplica.replica_log
+        SELECT id, tab, op FROM {log} l
         WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
         UNION ALL
-        SELECT id, tab, op FROM pyreplica.replica_log
+        SELECT id, tab, op FROM {log} l
         WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
     ) l
     GROUP BY tab, op
@@ -18,10 +19,10 @@ ORDER BY first
 -- read a row out of TOAST once, and not for each of its columns.
 -- name: inserted
 SELECT %(columns)s FROM (
-    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
+    SELECT key, row || '{}' AS row FROM {log} l
     WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
     UNION ALL
-    SELECT key, row || '{}' AS row FROM pyreplica.replica_log
+    SELECT key, row || '{}' AS row FROM {log} l
     WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
         AND tab = %(generation)s
     OFFSET 0
@@ -30,10 +31,10 @@ SELECT %(columns)s FROM (
 -- The keys of a generation that has been deleted from and nothing else.
 -- name: deleted
 SELECT %(generation)s, 'D', %(key)s FROM (
-    SELECT key FROM pyreplica.replica_log
+    SELECT key FROM {log} l
     WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
     UNION ALL
-    SELECT key FROM pyreplica.replica_log
+    SELECT key FROM {log} l
     WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
         AND tab = %(generation)s
 ) c
@@ -41,10 +42,10 @@ SELECT %(generation)s, 'D', %(key)s FROM (
 -- The columns that one of the updates of a generation sets.
 -- name: columns_set
 SELECT ARRAY(SELECT jsonb_object_keys(c.row)) FROM (
-    SELECT row FROM pyreplica.replica_log
+    SELECT row FROM {log} l
     WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
     UNION ALL
-    SELECT row FROM pyreplica.replica_log
+    SELECT row FROM {log} l
     WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
         AND tab = %(generation)s
     LIMIT 1
@@ -67,10 +68,10 @@ FROM (
         min(CASE WHEN coalesce(pg_column_size(c.old), 0) <= %(longest)s
             THEN (c.id + 1000000000000000000)::text || coalesce(c.old::text, '') COLLATE "C" END) AS first
     FROM (
-        SELECT id, key, row || '{}' AS row, old || '{}' AS old FROM pyreplica.replica_log
+        SELECT id, key, row || '{}' AS row, old || '{}' AS old FROM {log} l
         WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
         UNION ALL
-        SELECT id, key, row || '{}' AS row, old || '{}' AS old FROM pyreplica.replica_log
+        SELECT id, key, row || '{}' AS row, old || '{}' AS old FROM {log} l
         WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s)
             AND pg_visible_in_snapshot(txid, %(until)s) AND tab = %(generation)s
         OFFSET 0

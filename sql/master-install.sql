@@ -115,6 +115,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/statements.sql
 \ir master/merge.sql
 \ir master/others.sql
+\ir master/filters.sql
 \ir master/setup.sql
 \ir master/plpgsql.sql
 \ir master/unseen.sql
@@ -128,8 +129,9 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/status.sql
 \ir status.sql
 
--- Version 2 had these.
-DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text);
+-- Versions 2 and 4 had these.
+DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text),
+    pyreplica.restating(integer, jsonb, text, text, boolean);
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 -- Only what default privileges have granted: in a database that is a slave as well REVOKE waits for a batch that is in
@@ -154,7 +156,8 @@ DO $$
 DECLARE
     f text;
 BEGIN
-    FOREACH f IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate}'::text[] LOOP
+    FOREACH f IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate,set_filter,
+        keep_filter}'::text[] LOOP
         EXECUTE format('ALTER FUNCTION pyreplica.%I %s', f,
             (SELECT string_agg(format('SET %I = %L', s.name, s.value), ' ') FROM pyreplica.print_settings() s));
     END LOOP;

@@ -38,10 +38,10 @@ BEGIN
     IF is_slave THEN
         DELETE FROM pyreplica.replica_version WHERE side = 'master';
         CREATE OR REPLACE VIEW pyreplica.replication_status AS SELECT * FROM pyreplica.slave_status();
-        DROP VIEW pyreplica.changes, pyreplica.capture_trigger, pyreplica.capture_function;
+        DROP VIEW pyreplica.changes, pyreplica.capture_trigger, pyreplica.capture_function, pyreplica.hidden_columns;
         DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_partition,
             pyreplica.replica_slave, pyreplica.replica_tick, pyreplica.replica_segment, pyreplica.replica_capture,
-            pyreplica.replica_secret, pyreplica.replica_bell;
+            pyreplica.replica_secret, pyreplica.replica_bell, pyreplica.replica_filter;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

@@ -1,4 +1,4 @@
--- The statements of pyreplica/master/, by name.
+-- The statements of pyreplica/master/, by name. {log} is what the replication's slave gets of the log.
 
 -- name: identity
 SELECT system_identifier::text, current_database()::text FROM pg_control_system()
@@ -19,8 +19,10 @@ SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 SELECT id, relid::bigint, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
     (SELECT jsonb_object_agg(c ->> 'name', format_type((c ->> 'type')::oid, (c ->> 'typmod')::integer))
         FROM jsonb_array_elements(shape -> 'columns') c),
-    (SELECT jsonb_object_agg(c ->> 'name', (c ->> 'type')::bigint) FROM jsonb_array_elements(shape -> 'columns') c)
-FROM pyreplica.replica_table
+    (SELECT jsonb_object_agg(c ->> 'name', (c ->> 'type')::bigint) FROM jsonb_array_elements(shape -> 'columns') c),
+    (SELECT jsonb_build_array(f.condition, f.columns) FROM pyreplica.replica_filter f
+        WHERE f.replication = %(replication)s AND f.relid = t.relid)
+FROM pyreplica.replica_table t
 WHERE %(ids)s::integer[] IS NULL AND active OR id = ANY (%(ids)s)
 ORDER BY schema_name, table_name, id
 
@@ -30,10 +32,13 @@ SELECT bit, slave_system, slave_database, state = 'ready', batch, snapshot::text
 FROM pyreplica.replica_slave WHERE replication = %(replication)s
 
 -- A slave begins with a snapshot from before its copy, so that the log is kept from now on.
+-- name: mask
+SELECT 1::bigint << bit FROM pyreplica.replica_slave WHERE replication = %(replication)s
+
 -- name: register
 INSERT INTO pyreplica.replica_slave (replication, bit, slave_system, slave_database, log_id)
 SELECT %(replication)s,
-    (SELECT min(b) FROM generate_series(1, 62) b WHERE b NOT IN (SELECT bit FROM pyreplica.replica_slave)),
+    pyreplica.bit_for(%(replication)s),
     %(system)s, %(database)s, (SELECT last_value FROM pyreplica.replica_log_id)
 ON CONFLICT (replication) DO UPDATE
     SET slave_system = excluded.slave_system, slave_database = excluded.slave_database, state = 'copying',
@@ -105,10 +110,10 @@ FROM (VALUES (1)) one LEFT JOIN (
     SELECT *, row_number() OVER () AS n, count(*) OVER () >= $3
             OR coalesce(sum(octet_length(l.row::text)) OVER (), 0) > $4 AS many
     FROM (
-        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log
+        SELECT id, tab, op, key, row, old FROM {log} l
         WHERE txid = ANY (ARRAY(SELECT x FROM unnest($1) x WHERE pg_visible_in_snapshot(x, pg_current_snapshot())))
         UNION ALL
-        SELECT id, tab, op, key, row, old FROM pyreplica.replica_log WHERE txid >= $2
+        SELECT id, tab, op, key, row, old FROM {log} l WHERE txid >= $2
         LIMIT $3
     ) l
 ) c ON true
@@ -140,11 +145,11 @@ ORDER BY xmax_ DESC, xmin_ DESC, running LIMIT 1
 -- The changes between two snapshots, in no order: the slave sorts them. Those of the given generations, or of all but
 -- these.
 -- name: changes
-SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
+SELECT id, tab, op, coalesce(key::text, ''), row, old FROM {log} l
 WHERE txid = ANY (%(running)s::xid8[]) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 UNION ALL
-SELECT id, tab, op, coalesce(key::text, ''), row, old FROM pyreplica.replica_log
+SELECT id, tab, op, coalesce(key::text, ''), row, old FROM {log} l
 WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visible_in_snapshot(txid, %(until)s)
     AND (tab = ANY (%(generations)s::integer[])) = %(these)s
 
@@ -154,15 +159,15 @@ SELECT id FROM pyreplica.replica_table WHERE relid = ANY (%(relids)s::oid[])
 
 -- name: pending
 SELECT count(*), min(at) FROM (
-    SELECT at FROM pyreplica.replica_log WHERE txid = ANY (%(running)s::xid8[])
+    SELECT at FROM {log} l WHERE txid = ANY (%(running)s::xid8[])
     UNION ALL
-    SELECT at FROM pyreplica.replica_log WHERE txid >= %(xmax)s::xid8
+    SELECT at FROM {log} l WHERE txid >= %(xmax)s::xid8
 ) l
 
 -- Whether anything that was visible at one snapshot is still missing from another.
 -- name: missing
 SELECT EXISTS (
-    SELECT FROM pyreplica.replica_log
+    SELECT FROM {log} l
     WHERE (txid = ANY (%(running)s::xid8[]) OR txid >= %(xmax)s::xid8)
         AND pg_visible_in_snapshot(txid, %(until)s)
 )
@@ -173,7 +178,7 @@ LOCK TABLE pyreplica.replica_log IN ACCESS SHARE MODE
 
 -- What was logged of some keys of a table between two snapshots, and what concerns the table as a whole.
 -- name: changes_of
-SELECT l.id, l.tab, l.op, coalesce(l.key::text, ''), l.row::text FROM pyreplica.replica_log l
+SELECT l.id, l.tab, l.op, coalesce(l.key::text, ''), l.row::text FROM {log} l
 WHERE (l.txid = ANY (%(running)s::xid8[]) OR l.txid >= %(xmax)s::xid8)
     AND pg_visible_in_snapshot(l.txid, %(until)s)
     AND (l.tab = 0 OR l.tab IN (SELECT id FROM pyreplica.replica_table WHERE relid = %(relid)s))
@@ -208,13 +213,23 @@ SELECT pyreplica.set_doorbell(%(bit)s, false)
 SELECT pyreplica.rotate_log(%(bytes)s)
 
 -- name: candidates
-SELECT schema_name, table_name, added, reason FROM pyreplica.candidates()
+SELECT relid::bigint, schema_name, table_name, added, reason FROM pyreplica.candidates()
 
 -- name: set_capture
 SELECT pyreplica.set_capture(%(language)s, renew := false)
 
 -- name: add_table
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
+
+-- name: filters
+SELECT relid::bigint, given, columns FROM pyreplica.replica_filter WHERE replication = %(replication)s
+
+-- name: set_filter
+SELECT pyreplica.set_filter(%(replication)s, format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass,
+    %(where)s, %(columns)s)
+
+-- name: drop_filters
+SELECT pyreplica.drop_filters(%(replication)s)
 
 -- name: set_copied
 UPDATE pyreplica.replica_slave

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from pyreplica.config import dsn
+from pyreplica.config.filters import Filters, filters
 from pyreplica.config.policies import OnError, Policies, policies
 from pyreplica.config.sections import checked, checks, keys, required, settings
 from pyreplica.config.yamltree import (
@@ -21,6 +22,7 @@ from pyreplica.config.yamltree import (
     size,
     whole,
 )
+from pyreplica.model import TableFilter
 
 
 def _connection_string(spot: Spot) -> str:
@@ -67,6 +69,7 @@ class ReplicationConfig:
         master: the master's libpq connection string; it may hold a password.
         slave: the slave's libpq connection string; it may hold a password.
         tables: patterns of the tables to replicate, None for every captured table.
+        filters: which rows and columns of tables the slave gets, where that is not all.
         capture: the language of the capture triggers, "plpython3u" or "plpgsql"; None for what the
             master has. ``pyreplica install`` sees to it.
         commit: how a batch is committed.
@@ -95,6 +98,7 @@ class ReplicationConfig:
     master: str = field(metadata=checked(_connection_string))
     slave: str = field(metadata=checked(_connection_string))
     tables: tuple[str, ...] | None = field(default=None, metadata=checked(_patterns))
+    filters: Filters = field(default=(), metadata=checked(filters))
     capture: str | None = field(
         default=None,
         metadata=checked(
@@ -143,6 +147,18 @@ class ReplicationConfig:
             in_schema.fullmatch(schema) and in_table.fullmatch(table)
             for in_schema, in_table in map(_matchers, self.tables)
         )
+
+    def filter_of(self, schema: str, table: str) -> TableFilter:
+        """What the slave is to get of a table.
+
+        Args:
+            schema: the schema's name, without quotes.
+            table: the table's name, without quotes.
+        """
+        for in_schema, name, found in self.filters:
+            if (in_schema, name) == (schema, table):
+                return found
+        return TableFilter()
 
     def __repr__(self) -> str:
         shown = {setting.name: getattr(self, setting.name) for setting in fields(self)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection, sql
 from pyreplica.errors import Dropped, Refused
+from pyreplica.master.filters import Filters
 from pyreplica.master.log import Log
 from pyreplica.master.sequences import sequences_of
 from pyreplica.model import (
@@ -77,6 +78,7 @@ class MasterTable:
 class Candidate:
     """A table somebody may want replicated; ``reason`` says why it cannot be."""
 
+    relid: int
     schema: str
     name: str
     added: bool
@@ -87,7 +89,8 @@ class Candidate:
 
 
 class Master(Side):
-    """A session with the master database of one replication; ``log`` reads what was captured."""
+    """A session with the master database of one replication; ``log`` reads what was captured, and
+    ``filters`` is what its slave gets of that."""
 
     def __init__(self, config: ReplicationConfig) -> None:
         connection = Connection(
@@ -97,28 +100,60 @@ class Master(Side):
             peer_timeout=config.peer_timeout,
         )
         super().__init__(connection, "master", config.name, _SQL)
-        self.log = Log(connection)
+        self.log = Log(
+            connection,
+            config.name,
+            projected=any(one.columns is not None for _, _, one in config.filters),
+        )
+        self.filters = Filters(connection, config.name)
         self._prepared = False
 
-    def tables(self, ids: Iterable[int] | None = None) -> list[CapturedTable]:
-        """The captured tables as they are now, or the given generations of them."""
-        rows = self.connection.query(_SQL["tables"], {"ids": None if ids is None else list(ids)})
-        made_of = self.definitions(oid for *_, oids in rows for oid in (oids or {}).values())
-        return [
-            CapturedTable(
+    def tables(
+        self, ids: Iterable[int] | None = None, *, whole: bool = False
+    ) -> list[CapturedTable]:
+        """The captured tables as they are now, or the given generations of them.
+
+        Args:
+            whole: without the filters of this replication.
+        """
+        rows = self.connection.query(
+            _SQL["tables"],
+            {"ids": None if ids is None else list(ids), "replication": self.replication},
+        )
+        made_of = self.definitions(oid for *_, oids, _ in rows for oid in (oids or {}).values())
+        tables = [
+            (
+                CapturedTable(
+                    id_,
+                    relid,
+                    schema,
+                    table,
+                    tuple(key),
+                    tuple(columns),
+                    partitioned,
+                    active,
+                    types or {},
+                    {c: made_of[oid] for c, oid in (oids or {}).items() if oid in made_of},
+                ),
+                filter_ or (None, None),
+            )
+            for (
                 id_,
                 relid,
                 schema,
                 table,
-                tuple(key),
-                tuple(columns),
+                key,
+                columns,
                 partitioned,
                 active,
                 types,
-                {c: made_of[oid] for c, oid in (oids or {}).items() if oid in made_of},
-            )
-            for id_, relid, schema, table, key, columns, partitioned, active, types, oids in rows
+                oids,
+                filter_,
+            ) in rows
         ]
+        if whole:
+            return [table for table, _ in tables]
+        return [replace(table, where=where).projected(names) for table, (where, names) in tables]
 
     # The slave's record
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +27,11 @@ FETCH_ROWS = 1_000
 """A batch of fewer changes is fetched in one round trip and folded in Python."""
 FETCH_BYTES = 4 << 20
 """A batch with longer rows than this in all, in bytes of text, goes through the staging table."""
+
+_ROWS = """(
+    SELECT * FROM pyreplica.replica_log
+    WHERE (slaves IS NULL OR slaves & {mask} <> 0) AND (origin IS NULL OR origin <> ALL ('{{}}'))
+)"""
 
 LONGEST_FOLDED = 2_000
 """The master does not fold updates whose row, or what it has replaced, has more bytes."""
@@ -59,15 +64,47 @@ class Apart:
 
 
 class Log:
-    """Reads the log through a session with the master."""
+    """Reads the log of one replication, through a session with the master.
 
-    def __init__(self, connection: Connection) -> None:
+    It is what its slave gets: rows that are for others are not seen here (``pyreplica.log_of()``).
+
+    Args:
+        connection: the session.
+        replication: whose slave it is.
+        projected: it does not get all columns of all tables.
+    """
+
+    def __init__(
+        self, connection: Connection, replication: str, *, projected: bool = False
+    ) -> None:
         self._connection = connection
+        self._replication = replication
+        self._projected = projected
+        self._bound: dict[str, str] = {}
         self._prepared = False
+
+    @property
+    def _sql(self) -> Mapping[str, str]:
+        """The statements, with the part of the log that is the slave's."""
+        if self._bound:
+            return self._bound
+        if self._projected:
+            # the configuration takes no names that would have to be quoted
+            part = f"pyreplica.log_of('{self._replication}')"
+            mask: int | None = 0
+        else:
+            values = {"replication": self._replication}
+            mask = next((row[0] for row in self._connection.query(_SQL["mask"], values)), None)
+            # a number and not a parameter, nor a function: each would have to be planned
+            part = _ROWS.format(mask=mask or 0)
+        bound = {name: text.replace("{log}", part) for name, text in {**_SQL, **_LARGE}.items()}
+        if mask is not None:
+            self._bound = bound
+        return bound
 
     def position(self) -> Position:
         """This moment; inside a REPEATABLE READ transaction, that of its snapshot."""
-        snapshot, log_id, at = self._connection.one(_SQL["position"])
+        snapshot, log_id, at = self._connection.one(self._sql["position"])
         return Position(Snapshot.parse(snapshot), log_id, at)
 
     def fetch(self, after: Snapshot, sequences: Sequence[int] = (), look: bool = False) -> Fetched:
@@ -78,12 +115,12 @@ class Log:
             look: all sequences are wanted, with all there is to know of them.
         """
         if not self._prepared:
-            self._connection.execute(_SQL["prepare_fetch"])
+            self._connection.execute(self._sql["prepare_fetch"])
             self._prepared = True
         rows = self._connection.query(
-            _SQL["fetch"],
+            self._sql["fetch"],
             {
-                **_after(after),
+                **self._after(after),
                 "rows": FETCH_ROWS,
                 "bytes": FETCH_BYTES,
                 # as text: an ARRAY[...] of many takes the server's parser longer
@@ -106,7 +143,7 @@ class Log:
         """Where a batch of about so many rows may end: a snapshot of the past, or now."""
         snapshot = cursor.position.snapshot
         found = self._connection.query(
-            _SQL["cut"],
+            self._sql["cut"],
             {
                 "xmin": str(snapshot.xmin),
                 "xmax": str(snapshot.xmax),
@@ -126,8 +163,8 @@ class Log:
             How many changes of which operation there are, and the id of the last of these.
         """
         found: dict[int, dict[str, tuple[int, int]]] = {}
-        values = _between(after, until)
-        for generation, op, count, last in self._connection.query(_LARGE["contents"], values):
+        values = self._between(after, until)
+        for generation, op, count, last in self._connection.query(self._sql["contents"], values):
             found.setdefault(generation, {})[op] = (count, last)
         return found
 
@@ -150,8 +187,8 @@ class Log:
         parts += [(one.after, list(one.generations), True) for one in apart]
         queries = [
             literals(
-                _SQL["changes"],
-                {**_between(begin, until), "generations": tabs, "these": these},
+                self._sql["changes"],
+                {**self._between(begin, until), "generations": tabs, "these": these},
             )
             for begin, tabs, these in parts
         ]
@@ -165,8 +202,8 @@ class Log:
         Args:
             columns: values out of ``c.key`` and ``c.row``.
         """
-        values = {**_of(generation, after, until), "columns": columns}
-        return _copy(_LARGE["inserted"], values)
+        values = {**self._of(generation, after, until), "columns": columns}
+        return _copy(self._sql["inserted"], values)
 
     def deleted(
         self, after: Snapshot, until: Snapshot, generation: int, key: Sequence[sql.Composable]
@@ -179,13 +216,13 @@ class Log:
         Returns:
             What gives the generation, D, and the key's values.
         """
-        values = {**_of(generation, after, until), "key": sql.SQL(", ").join(key)}
-        return _copy(_LARGE["deleted"], values)
+        values = {**self._of(generation, after, until), "key": sql.SQL(", ").join(key)}
+        return _copy(self._sql["deleted"], values)
 
     def columns_set(self, after: Snapshot, until: Snapshot, generation: int) -> list[str]:
         """The columns that one of the updates of a generation sets."""
-        values = _of(generation, after, until)
-        return list(self._connection.one(literals(_LARGE["columns_set"], values))[0])
+        values = self._of(generation, after, until)
+        return list(self._connection.one(literals(self._sql["columns_set"], values))[0])
 
     def updated(
         self,
@@ -211,33 +248,33 @@ class Log:
             for one, name in zip(key, names, strict=True)
         ]
         values = {
-            **_of(generation, after, until),
+            **self._of(generation, after, until),
             "key": sql.SQL(", ").join(parts),
             "names": sql.SQL(", ").join(names),
             "columns": list(columns),
             "longest": LONGEST_FOLDED,
             "more": json.dumps({str(number): None for number in range(len(columns) + 1)}),
         }
-        return _copy(_LARGE["updated"], values)
+        return _copy(self._sql["updated"], values)
 
     def generations(self, relids: Iterable[int]) -> list[int]:
         """All generations of tables, by which the log names them."""
-        rows = self._connection.query(_SQL["generations"], {"relids": list(relids)})
+        rows = self._connection.query(self._sql["generations"], {"relids": list(relids)})
         return [generation for (generation,) in rows]
 
     def pending(self, after: Snapshot) -> tuple[int, datetime | None]:
         """How many changes there are after a snapshot, and when the oldest was made."""
-        count, since = self._connection.one(_SQL["pending"], _after(after))
+        count, since = self._connection.one(self._sql["pending"], self._after(after))
         return count, since
 
     def misses(self, after: Snapshot, until: Snapshot) -> bool:
         """Whether anything visible at ``until`` is not in ``after``."""
-        values = _between(after, until)
-        return bool(self._connection.one(_SQL["missing"], values)[0])
+        values = self._between(after, until)
+        return bool(self._connection.one(self._sql["missing"], values)[0])
 
     def keep(self) -> None:
         """Keep what is in the log from being truncated, until this transaction ends."""
-        self._connection.execute(_SQL["keep_log"])
+        self._connection.execute(self._sql["keep_log"])
 
     def changes_of(
         self, after: Snapshot, until: Snapshot, table: CapturedTable, keys: Sequence[str]
@@ -247,27 +284,30 @@ class Log:
         Args:
             keys: the text of jsonb objects, as in the log.
         """
-        values = {**_between(after, until), "relid": table.relid, "keys": list(keys)}
-        return [Change(*row) for row in self._connection.query(_SQL["changes_of"], values)]
+        values = {**self._between(after, until), "relid": table.relid, "keys": list(keys)}
+        return [Change(*row) for row in self._connection.query(self._sql["changes_of"], values)]
 
     def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
         """Whether a table was truncated after a snapshot."""
-        values = {**_after(after), "schema": table.schema, "table": table.name}
-        return bool(self._connection.one(_SQL["truncated"], values)[0])
+        values = {**self._after(after), "schema": table.schema, "table": table.name}
+        return bool(self._connection.one(self._sql["truncated"], values)[0])
 
+    # The values that the statements have in common
 
-def _after(snapshot: Snapshot) -> dict[str, object]:
-    return {"running": [str(x) for x in snapshot.running], "xmax": str(snapshot.xmax)}
+    def _after(self, snapshot: Snapshot) -> dict[str, object]:
+        return {
+            "replication": self._replication,
+            "running": [str(x) for x in snapshot.running],
+            "xmax": str(snapshot.xmax),
+        }
 
+    def _between(self, after: Snapshot, until: Snapshot) -> dict[str, object]:
+        # what one has written that still runs is not even looked at, it may be much
+        ended = [str(x) for x in after.running if until.sees(x)]
+        return {**self._after(after), "running": ended, "until": str(until)}
 
-def _between(after: Snapshot, until: Snapshot) -> dict[str, object]:
-    # what one has written that still runs is not even looked at, it may be much
-    ended = [str(x) for x in after.running if until.sees(x)]
-    return {"running": ended, "xmax": str(after.xmax), "until": str(until)}
-
-
-def _of(generation: int, after: Snapshot, until: Snapshot) -> dict[str, object]:
-    return {**_between(after, until), "generation": generation}
+    def _of(self, generation: int, after: Snapshot, until: Snapshot) -> dict[str, object]:
+        return {**self._between(after, until), "generation": generation}
 
 
 def _copy(query: str, values: dict[str, object]) -> sql.Composable:

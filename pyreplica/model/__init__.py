@@ -9,6 +9,9 @@ from pyreplica.model.events import (
     Event,
     EventKind,
 )
+from pyreplica.model.filters import (
+    TableFilter,
+)
 from pyreplica.model.positions import (
     SQL_VERSION,
     Applied,
@@ -65,5 +68,6 @@ __all__ = [
     "Status",
     "Step",
     "TableCopy",
+    "TableFilter",
     "TablePart",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from pyreplica.model.positions import Snapshot
 
@@ -50,6 +50,8 @@ class CapturedTable:
         columns: those that are logged; generated ones are not.
         types: every column's type with its length, as SQL.
         definitions: of columns with types that users have made, what these are made of.
+        where: the condition for the rows that the slave gets, as the master has understood it.
+        hidden: columns that the slave does not get; they are in none of the above.
     """
 
     id: int
@@ -62,6 +64,21 @@ class CapturedTable:
     active: bool
     types: Mapping[str, str] = field(hash=False)
     definitions: Mapping[str, str] = field(hash=False, default_factory=dict)
+    where: str | None = None
+    hidden: tuple[str, ...] = ()
+
+    def projected(self, columns: Collection[str] | None) -> CapturedTable:
+        """The same with these columns and the key's alone; with all of them when it is None."""
+        if columns is None:
+            return self
+        kept = {*self.key, *columns}
+        return replace(
+            self,
+            columns=tuple(c for c in self.columns if c in kept),
+            types={c: type_ for c, type_ in self.types.items() if c in kept},
+            definitions={c: made_of for c, made_of in self.definitions.items() if c in kept},
+            hidden=tuple(c for c in self.types if c not in kept),
+        )
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

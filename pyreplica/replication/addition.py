@@ -25,6 +25,7 @@ from pyreplica.model import CapturedTable, TableCopy
 from pyreplica.replication.agreement import known
 from pyreplica.replication.copier import Copier, Progress
 from pyreplica.replication.copy import fits
+from pyreplica.replication.filters import as_configured, changed, set_filters
 from pyreplica.replication.joining import recorded
 from pyreplica.slave import Slave
 
@@ -135,6 +136,7 @@ class Addition:
             tables = self._chosen(master)
             copies = recorded(master, slave)
             already = {t.relid for t in tables if _state(copies, t) == "ready"}
+            self._check_filters(master, [t for t in tables if t.relid in already])
             fresh = [t for t in tables if _state(copies, t) not in ("ready", "joining")]
             if fresh:
                 gone = self._check(master, slave, fresh, copies)
@@ -171,10 +173,13 @@ class Addition:
                     f"table {table} cannot be replicated: {table.reason}",
                     "See docs/limits.md for what tables must be like.",
                 )
-        captured = {(t.schema, t.name): t for t in master.tables()}
+        captured = {(t.schema, t.name): t for t in master.tables(whole=True)}
         others = {(t.schema, t.name): t.as_captured() for t in master.all_tables()}
         as_captured = {**others, **captured}
-        tables = list(dict.fromkeys(as_captured[table.schema, table.name] for table in found))
+        tables = [
+            as_configured(self._config, table)
+            for table in dict.fromkeys(as_captured[table.schema, table.name] for table in found)
+        ]
         for one in tables:
             if not one.key:
                 raise self._refusal(
@@ -182,6 +187,14 @@ class Addition:
                     "Give it a primary key, then add it.",
                 )
         return tables
+
+    def _check_filters(self, master: Master, tables: Sequence[CapturedTable]) -> None:
+        """Refuse to leave a table in step as it is when it is wanted with another filter."""
+        recorded_ = master.filters.recorded()
+        for table in tables:
+            problem = changed(self._config, table, recorded_.get(table.relid))
+            if problem is not None:
+                raise self._refusal(*problem)
 
     def _capture(self, master: Master, tables: Sequence[CapturedTable]) -> None:
         """Have the tables captured that are not."""
@@ -256,6 +269,8 @@ class Addition:
     ) -> None:
         slave.records.begin_adding(tables, gone)
         master.hold()
+        for line in set_filters(self._config, master, tables):
+            self._progress.say(f"master: {line}")
         filled = [t for t in tables if self._truncate or _state(copies, t) == "copying"]
         slave.empty([here for t in filled if (here := slave.describe(t)) is not None])
         with self._copier.moment() as (exporter, moment):

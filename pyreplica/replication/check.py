@@ -10,6 +10,7 @@ from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.errors import NotInstalled, PyReplicaError
 from pyreplica.master import Master
 from pyreplica.model import Identity
+from pyreplica.replication.filters import as_configured, changed
 from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
 from pyreplica.slave import Slave
 from pyreplica.slave.statements import misfit
@@ -19,13 +20,14 @@ OLDEST = 130000
 READ_ON_MASTER = (
     *("replica_log", "replica_table", "replica_tick", "replica_version", "replica_segment"),
     *("replica_partition", "replica_capture", "changes", "capture_trigger", "capture_function"),
-    *("doorbell", "replica_log_id"),
+    *("replica_filter", "hidden_columns", "doorbell", "replica_log_id"),
 )
 WRITTEN_ON_MASTER = ("replica_slave",)
 CALLED_ON_MASTER = (
     *("restate", "rotate_log", "set_doorbell", "tick", "rings", "sequences", "sequence_values"),
     *("log_kept", "at_work", "waits_since", "log_bytes_after", "candidates", "refusal"),
     *("add_table", "remove_table", "set_capture", "code_of_others"),
+    *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
 )
 WRITTEN_ON_SLAVE = (
     *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),
@@ -230,7 +232,8 @@ def _both(master: Master, slave: Slave) -> Iterator[Finding]:
 def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
     """Which tables can be replicated, and whether the slave's fit."""
     installed = _installed(master)
-    captured = {t.relid: t for t in (master.tables() if installed else ())}
+    captured = {t.relid: t for t in (master.tables(whole=True) if installed else ())}
+    filters = master.filters.recorded() if installed else {}
     copies = slave.records.copies() if _installed(slave) else {}
     chosen = [t for t in master.all_tables() if config.includes(t.schema, t.name)]
     if not chosen:
@@ -240,6 +243,15 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
             "no table is chosen",
             "Look at `tables:` in the configuration; patterns are schema.table.",
         )
+    names = {(t.schema, t.name) for t in chosen}
+    for schema, filtered, _ in config.filters:
+        if (schema, filtered) not in names:
+            yield Finding(
+                "problem",
+                f"{schema}.{filtered}",
+                "has a filter in the configuration, and is not among the tables",
+                "Look at `filters:` and `tables:`; names are written as PostgreSQL stores them.",
+            )
     if config.guard:
         for owned in slave.not_owned(t for t in captured.values() if t.relid in copies):
             yield Finding(
@@ -269,6 +281,11 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 else "Run `pyreplica install`.",
             )
             as_captured = table.as_captured()
+        if state is not None:
+            problem = changed(config, as_captured, filters.get(table.relid))
+            if problem is not None:
+                yield Finding("problem", name, problem[0], problem[1])
+        as_captured = as_configured(config, as_captured)
         if not table.readable:
             yield Finding(
                 "problem",

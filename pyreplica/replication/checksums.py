@@ -31,6 +31,8 @@ ROWS_AT_ONCE = 100
 _FAST = 'hashtextextended(({}) COLLATE "C", 0)'
 _PORTABLE = "('x' || left(md5(convert_to({}, 'UTF8')), 16))::bit(64)::bigint"
 
+_ALL = sql.SQL("true")
+
 Key = tuple[str, ...]
 Values = dict[str, str | None]
 """The values of a row's columns as the types' output functions print them, as in the log."""
@@ -78,6 +80,7 @@ class TableReader:
         partitioned: whether it is partitioned on this side.
         hash_: the expression of :func:`hashing`.
         buckets: their number, as :func:`buckets_for` gives it.
+        condition: which of its rows count on this side.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class TableReader:
         partitioned: bool,
         hash_: str,
         buckets: int,
+        condition: sql.Composable = _ALL,
     ) -> None:
         self.connection = connection
         self.read = 0
@@ -111,6 +115,7 @@ class TableReader:
             "key": sql.SQL(", ").join(sql.SQL("concat({})").format(column) for column in key),
             "mask": sql.Literal(buckets - 1),
             "rows": self._rows,
+            "condition": condition,
         }
         self._buckets = buckets
 

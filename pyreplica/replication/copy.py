@@ -16,6 +16,7 @@ from pyreplica.errors import PyReplicaError, Refused
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Cursor, Position, SlaveTable
 from pyreplica.replication.copier import Copier, Progress
+from pyreplica.replication.filters import as_configured, set_filters
 from pyreplica.replication.schema import NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
@@ -89,7 +90,11 @@ class Copy:
             return self._copy(master, slave, here)
 
     def _chosen(self, master: Master) -> list[CapturedTable]:
-        tables = [t for t in master.tables() if self._config.includes(t.schema, t.name)]
+        tables = [
+            as_configured(self._config, t)
+            for t in master.tables(whole=True)
+            if self._config.includes(t.schema, t.name)
+        ]
         if not tables:
             raise Refused(
                 "there is nothing to copy: no captured table of the master is chosen",
@@ -140,7 +145,7 @@ class Copy:
                 )
 
     def _copy(self, master: Master, slave: Slave, here: _Here) -> Copied:
-        tables, found = list(here), [one for one in here.values() if one is not None]
+        found = [one for one in here.values() if one is not None]
         identity = master.identity()
         confirmed = master.confirmed()
         applied = slave.applied()
@@ -151,6 +156,11 @@ class Copy:
             slave.rollback_prepared(batch)
         master.register(slave.identity())
         master.set_limits(self._config.max_log_size, self._config.max_log_age)
+        # only now, when what the slave has is good for nothing any more
+        for line in set_filters(self._config, master, here):
+            self._log.info("master: %s", line)
+        relids = {table.relid for table in here}
+        tables = [table for table in master.tables() if table.relid in relids]
         before = max(
             confirmed.cursor.batch if confirmed else 0,
             applied.cursor.batch if applied and applied.cursor else 0,
@@ -167,6 +177,8 @@ class Copy:
             elif self._truncate or unfinished:
                 # all at once, because of the foreign keys between them
                 slave.empty(found)
+            for table in tables if with_schema else ():
+                slave.let_be_null(table, table.hidden)
             made = parts_here(slave.connection, [one.part for one in later.parts])
             parts = [one for one in later.parts if one.part not in made]
             rows = self._copier.copy(exporter, moment, tables, _copied, parts)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import sql
-from pyreplica.errors import ApplyError
+from pyreplica.errors import ApplyError, Refused
 from pyreplica.master import Master
 from pyreplica.master.log import Apart
-from pyreplica.model import CapturedTable, Position, SlaveTable, TableCopy
+from pyreplica.model import CapturedTable, Position, SlaveTable, TableCopy, TableFilter
+from pyreplica.replication.filters import changed
 from pyreplica.slave import Slave
 
 ANNOUNCED = "tables"
@@ -43,6 +44,7 @@ class Tables:
         self._said: set[str] = set()
         self._copies: dict[int, TableCopy] = {}
         self._applied: set[int] = set()
+        self._filters: dict[int, TableFilter] = {}
         self.joining: tuple[TableCopy, ...] = ()
 
     def load(self) -> None:
@@ -50,7 +52,16 @@ class Tables:
         self._copies = recorded(self._master, self._slave)
         self._applied = {relid for relid, copy in self._copies.items() if copy.state == "ready"}
         waiting = [copy for copy in self._copies.values() if copy.state == "joining"]
+        self._check_filters()
         self.joining = tuple(copy for copy in waiting if self._is_chosen(copy))
+
+    def _check_filters(self) -> None:
+        """Raise Refused if a table is to be filtered in another way than it was copied."""
+        self._filters = self._master.filters.recorded()
+        for relid in sorted(self.applied):
+            problem = changed(self._config, self._copies[relid], self._filters.get(relid))
+            if problem is not None:
+                raise Refused(problem[0], where=self._config.name, hint=problem[1])
 
     @property
     def applied(self) -> frozenset[int]:
@@ -63,7 +74,13 @@ class Tables:
 
     def _is_chosen(self, copy: TableCopy) -> bool:
         if self._config.includes(copy.schema, copy.name):
-            return True
+            if changed(self._config, copy, self._filters.get(copy.relid)) is None:
+                return True
+            self._say(
+                f"table {copy} was added with another filter than there is in the configuration "
+                "that this daemon was started with; restart it"
+            )
+            return False
         self._say(
             f"table {copy} was added, but is not among `tables:` in the configuration that this "
             "daemon has read; reload it"

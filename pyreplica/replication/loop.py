@@ -352,6 +352,7 @@ class Replication:
             self._tidy = False
             self._set_state(State.CATCHING_UP, session)
             if self._clock() - self._rotated >= ROTATE_EVERY:
+                session.confirm_passed()
                 self._look_after_log(session)
         return moved, read
 

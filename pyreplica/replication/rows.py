@@ -74,8 +74,9 @@ def _same_in_binary(master: Connection, slave: Connection, query: sql.Composable
 def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
     """What COPY reads: the table's own rows, all values as their types print them.
 
-    The table itself where that will do, which is fastest. COPY refuses a partitioned one, and the
-    output function of xml leaves the encoding out of the XML declaration, which the log keeps.
+    The table itself where that will do, which is fastest. COPY refuses a partitioned one and a
+    condition, and the output function of xml leaves the encoding out of the XML declaration, which
+    the log keeps.
     """
     name = sql.Identifier(table.schema, table.name)
     names = [sql.Identifier(c) for c in table.columns]
@@ -83,12 +84,20 @@ def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
         type_ == "xml" or table.definitions.get(c) == f"{type_} is xml"
         for c, type_ in ((c, table.types[c]) for c in table.columns)
     ]
-    if not partitioned and not any(is_xml):
+    if not partitioned and not any(is_xml) and table.where is None:
         return sql.SQL("{} ({})").format(name, sql.SQL(", ").join(names))
     values = [
         sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(c) if xml else c
         for c, xml in zip(names, is_xml, strict=True)
     ]
-    return sql.SQL("(SELECT {} FROM {}{})").format(
-        sql.SQL(", ").join(values), sql.SQL("" if partitioned else "ONLY "), name
+    return sql.SQL("(SELECT {} FROM {}{} WHERE {})").format(
+        sql.SQL(", ").join(values),
+        sql.SQL("" if partitioned else "ONLY "),
+        name,
+        condition(table),
     )
+
+
+def condition(table: CapturedTable) -> sql.Composable:
+    """The condition for the rows of the master that the slave gets."""
+    return sql.SQL("true" if table.where is None else f"({table.where})")

@@ -124,6 +124,7 @@ class Session:
         self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
         self._staging = applied.id
         self.slave.create_staging(applied.id)
+        self._passed = False
         self._sequences.forget()
         self._look_at_tables()
         self._count_waiting()
@@ -190,7 +191,37 @@ class Session:
             self._finish(batch, self._applier.apply(fetched.changes, batch, first))
         else:
             sequences.send(first)
+            if self._passes(fetched.position):
+                return 1, fetched.position
         return len(fetched.changes), fetched.position
+
+    def _passes(self, position: Position) -> bool:
+        """Whether there may be changes up to a position that the filters leave out.
+
+        Those are not to be read again, nor to be kept in the log for this slave.
+        """
+        if not self._config.filters or position.log_id <= self.cursor.position.log_id:
+            return False
+        self.cursor = Cursor(self.cursor.batch, position)
+        self._passed = True
+        return True
+
+    def confirm_passed(self) -> None:
+        """Have the master record what was passed by, if anything was: an empty batch does."""
+        if self._passed:
+            self._empty_batch(self.cursor.position)
+
+    def _empty_batch(self, read: Position) -> bool:
+        """Move both sides to where nothing was found; False: it is to be tried again."""
+        batch = Cursor(self.cursor.batch + 1, read)
+        self._observe(Step.FETCHED, batch.batch)
+        try:
+            applied = self._applier.apply((), batch)
+        except DatabaseError as error:
+            self._look_again(error)
+            return False
+        self._finish(batch, applied)
+        return True
 
     def _large_batch(self) -> int:
         """Move a batch that is too large for one answer; gives about its number of changes."""
@@ -216,6 +247,7 @@ class Session:
         if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
+            self._passed = bool(self._config.filters)
             return 1
         self._fetched(batch)
         # not in the transaction above, which would hold its locks on them for long
@@ -266,6 +298,7 @@ class Session:
         if self._config.commit is CommitMode.TWO_PHASE:
             self.slave.commit_prepared(batch.batch)
         self.cursor = batch
+        self._passed = False
         self.changes += applied
         self._sequences.done()
         met = self._applier.judge.committed()
@@ -380,14 +413,8 @@ class Session:
         done = self.rotate_log()
         if done == "switched":
             return False  # the moment must be read anew, after the switch
-        if done == "waiting":
-            batch = Cursor(self.cursor.batch + 1, read)
-            self._observe(Step.FETCHED, batch.batch)
-            try:
-                applied = self._applier.apply((), batch)
-            except DatabaseError as error:
-                self._look_again(error)
+        if done == "waiting" or self._passed:
+            if not self._empty_batch(read):
                 return False
-            self._finish(batch, applied)
             self.rotate_log()
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection
 from pyreplica.errors import NotInstalled, PyReplicaError, Refused
-from pyreplica.master import Master
+from pyreplica.master import Candidate, Master
+from pyreplica.model import TableCopy, TableFilter
+from pyreplica.replication.filters import changed, set_filter
 from pyreplica.slave import Slave
 from pyreplica.slave.guards import Guards
 
@@ -55,12 +58,50 @@ def install(config: ReplicationConfig) -> list[Line]:
     with closing(Master(config)) as master:
         if config.capture is not None:
             lines.append(Line(f"master: {master.set_capture(config.capture)}"))
+        held = _held(config)
+        recorded = master.filters.recorded()
         for table in master.candidates():
+            if config.includes(table.schema, table.name) and table.reason is None:
+                lines += _filtered(config, master, table, held, recorded)
             # what other replications have had captured changes its language as well
             if config.includes(table.schema, table.name) or (config.capture and table.added):
                 done = master.add_table(table)
                 lines.append(Line(done, refused=": not added:" in done))
+        names = {(table.schema, table.name) for table in master.candidates()}
+        lines += [
+            Line(f"{schema}.{name}: has a filter in the configuration, and is no table", True)
+            for schema, name, _ in config.filters
+            if (schema, name) not in names
+        ]
     return lines
+
+
+def _held(config: ReplicationConfig) -> dict[tuple[str, str], TableCopy]:
+    """The tables of which the slave has rows, or is about to, by their names on the master."""
+    with closing(Slave(config)) as slave:
+        copies = slave.records.copies().values()
+    return {(c.schema, c.name): c for c in copies if c.state in ("copying", "joining", "ready")}
+
+
+def _filtered(
+    config: ReplicationConfig,
+    master: Master,
+    table: Candidate,
+    held: Mapping[tuple[str, str], TableCopy],
+    recorded: Mapping[int, TableFilter],
+) -> list[Line]:
+    """Have a table filtered before it is captured; one that the slave has stays as it is."""
+    wanted = config.filter_of(table.schema, table.name)
+    copy = held.get((table.schema, table.name))
+    if copy is not None:
+        problem = changed(config, copy, recorded.get(copy.relid))
+        return [Line(f"{problem[0]}. {problem[1]}", refused=True)] if problem else []
+    if wanted.same(recorded.get(table.relid, TableFilter())):
+        return []
+    try:
+        return [Line(f"master: {set_filter(config, master, table.schema, table.name)}")]
+    except Refused as error:
+        return [Line(f"{error.what}. {error.hint}", refused=True)]
 
 
 def _may_install(master: Master, slave: Slave) -> None:
@@ -121,6 +162,8 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
             if known is not None:
                 master.set_doorbell(known.bit, False)
             master.unregister()
+            if not last_of_master:
+                master.filters.drop()
             lines["master"].append(Line("master: the replication is forgotten"))
     for side, installed, last, dsn in (
         (slave, on_slave, last_of_slave, config.slave),

@@ -17,6 +17,7 @@ from pyreplica.master import Master
 from pyreplica.master.log import Log
 from pyreplica.model import CapturedTable, Change, Cursor, SlaveTable, Snapshot
 from pyreplica.replication.checksums import Found, Key, TableReader, Values, buckets_for
+from pyreplica.replication.rows import condition
 from pyreplica.replication.wait import cursor_of
 from pyreplica.slave import Slave
 
@@ -108,6 +109,7 @@ class Sides:
                 partitioned=table.partitioned,
                 hash_=hash_,
                 buckets=buckets,
+                condition=condition(table),
             ),
             TableReader(
                 slave.connection, table, partitioned=here.partitioned, hash_=hash_, buckets=buckets

@@ -271,6 +271,18 @@ class Slave(Side):
             for statement in emptying(tables):
                 self.connection.execute(statement)
 
+    def let_be_null(self, table: CapturedTable, columns: Sequence[str]) -> None:
+        """Take NOT NULL from columns that the master sends no values for."""
+        here = self.describe(table)
+        names = [c for c in columns if here is not None and c in here.columns]
+        for name in names:
+            if here is not None and here.columns[name].required:
+                self.connection.execute(
+                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(
+                        sql.Identifier(table.schema, table.name), sql.Identifier(name)
+                    )
+                )
+
     def has_rows(self, table: CapturedTable) -> bool:
         """Whether there is any row in a table."""
         name = sql.Identifier(table.schema, table.name)

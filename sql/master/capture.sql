@@ -59,8 +59,8 @@ event = TD["event"] if TD["event"] != "TRUNCATE" else TD["when"] + " TRUNCATE " 
 cached = SD.get(event)
 if cached is None or cached[0] != generation:
     found = plpy.execute(
-        "SELECT schema_name, table_name, ARRAY(SELECT jsonb_array_elements_text(statements -> '%s')) AS sql "
-        "FROM pyreplica.replica_table WHERE id = %d" % (event, int(generation))
+        "SELECT schema_name, table_name, ARRAY(SELECT jsonb_array_elements_text(statements -> '%s')) AS sql, "
+        "pyreplica.filters_told(shape) AS filters FROM pyreplica.replica_table WHERE id = %d" % (event, int(generation))
     )
     if not found:
         # triggers are seen as they are now, rows as they were at the transaction's snapshot
@@ -82,7 +82,7 @@ if cached is None or cached[0] != generation:
     if event == "BEFORE TRUNCATE partition":
         table = plpy.quote_ident(TD["table_schema"]) + "." + plpy.quote_ident(TD["table_name"])
         statements = ["WITH this_partition AS (TABLE " + table + ") " + s for s in statements]
-    cached = SD[event] = (generation, [plpy.prepare(s) for s in statements])
+    cached = SD[event] = (generation, [plpy.prepare(s) for s in statements], found[0]["filters"])
 
 # The first plan writes what the statement did, unless an earlier statement on the same table ran inside the
 # same client statement (the first plan finds that out and then writes nothing): the second plan writes the
@@ -106,6 +106,19 @@ except (plpy.spiexceptions.ProgramLimitExceeded, plpy.spiexceptions.InternalErro
         hint="Store such values in parts, in several rows; or stop replicating the table: "
         "SELECT pyreplica.remove_table('%s.%s')." % (TD["table_schema"], TD["table_name"]),
         sqlstate="54000",
+    )
+except plpy.SPIError as error:
+    # of data, of a function's own, or that one is not there any more
+    if cached[2] is None or error.sqlstate[:2] not in ("22", "38", "42", "P0"):
+        raise
+    name = plpy.quote_ident(TD["table_schema"]) + "." + plpy.quote_ident(TD["table_name"])
+    plpy.error(
+        "a filter of table %s.%s failed: %s" % (TD["table_schema"], TD["table_name"], error),
+        detail="Its filters are: " + cached[2],
+        hint="A filter must have an answer for every row. Change the row; or take the filter away, "
+        "after which the slave needs the table anew: SELECT pyreplica.set_filter('NAME', %s)."
+        % plpy.quote_literal(name),
+        sqlstate=error.sqlstate,
     )
 
 # A snapshot left behind now and then lets a backlog be cut there. Not all sessions begin at nothing: many short ones

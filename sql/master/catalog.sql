@@ -179,6 +179,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
         'children', CASE WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) THEN (
             SELECT coalesce(jsonb_agg(t.id ORDER BY t.id), '[]')
             FROM pyreplica.descendants(c.oid) d JOIN pyreplica.replica_table t ON t.relid = d AND t.active) END)
+        -- the conditions of slaves that do not get all rows, if there are such
+        || coalesce((
+            SELECT jsonb_build_object('filters', jsonb_agg(jsonb_build_object('replication', f.replication,
+                'bit', f.bit, 'given', f.given, 'condition', f.condition) ORDER BY f.bit))
+            FROM pyreplica.replica_filter f WHERE f.relid = c.oid AND f.condition IS NOT NULL
+            HAVING count(*) > 0), '{}')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
     WHERE c.oid = rel

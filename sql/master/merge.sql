@@ -41,7 +41,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET cons
 DECLARE
     log constant text := (
         SELECT pyreplica.logging(pyreplica.restating(t.id, t.shape,
-            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false))
+            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false,
+            t.shape ? 'filters'), columns_ => pyreplica.log_columns(t.shape ? 'filters'))
         FROM pyreplica.replica_table t WHERE t.id = TG_ARGV[0]::integer AND t.key_columns <> '{}');
 BEGIN
     IF log IS NULL THEN

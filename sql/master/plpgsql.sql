@@ -36,19 +36,35 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('capture_%s_%s', generation, replace(lower(event), ' ', '_'))
 $$;
 
+-- What the body of such a function ends with where a table has filters: an error of one is told as such.
+CREATE OR REPLACE FUNCTION pyreplica.filter_handler(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format($code$EXCEPTION
+    WHEN data_exception OR external_routine_exception OR syntax_error_or_access_rule_violation OR plpgsql_error THEN
+        RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = %L || SQLERRM, DETAIL = %L, HINT = %L;
+$code$,
+        format('a filter of table %s.%s failed: ', shape ->> 'schema', shape ->> 'table'),
+        'Its filters are: ' || pyreplica.filters_told(shape),
+        format('A filter must have an answer for every row. Change the row; or take the filter away, '
+            'after which the slave needs the table anew: SELECT pyreplica.set_filter(''NAME'', %L).',
+            format('%I.%I', shape ->> 'schema', shape ->> 'table')))
+    WHERE shape ? 'filters'
+$$;
+
 -- The body of such a function.
 CREATE OR REPLACE FUNCTION pyreplica.capture_body(generation integer, event text, part jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t constant pyreplica.replica_table := (SELECT r FROM pyreplica.replica_table r WHERE r.id = generation);
     -- It tells the segment which is written by itself, and rings; needed where there is no transaction id before.
-    plain constant text := pyreplica.logging(part ->> 'plain');
+    plain constant text := pyreplica.logging(part ->> 'plain', columns_ => part ->> 'columns');
     again constant text[] := ARRAY(
-        SELECT coalesce(part ->> 'before', '') || pyreplica.logging(part ->> 'again', segment_ => s::smallint)
+        SELECT coalesce(part ->> 'before', '') || pyreplica.logging(part ->> 'again', segment_ => s::smallint,
+            columns_ => part ->> 'again_columns')
         FROM generate_series(0, 1) s);
     first_ constant text[] := ARRAY(
         SELECT pyreplica.logging(part ->> 'first', segment_ => s::smallint,
-            columns_ => coalesce(part ->> 'columns', 'tab, op, key, row'))
+            columns_ => part ->> 'columns')
         FROM generate_series(0, 1) s);
     -- A snapshot left behind now and then lets a backlog be cut there: by who logs each four thousandth row.
     tick constant text := $code$
@@ -59,7 +75,7 @@ DECLARE
         END IF;
     END IF;
     RETURN NULL;
-END
+$code$ || coalesce(pyreplica.filter_handler(t.shape), '') || $code$END
 $code$;
 BEGIN
     IF t.key_columns = '{}' THEN

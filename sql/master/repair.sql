@@ -66,7 +66,8 @@ BEGIN
             CASE WHEN cardinality(wanted) > 1 THEN 'SKIP LOCKED' END)
         INTO mine USING wanted;
     END IF;
-    EXECUTE pyreplica.logging(pyreplica.restating(t.id, t.shape, standing, given, false)) USING mine;
+    EXECUTE pyreplica.logging(pyreplica.restating(t.id, t.shape, standing, given, false, t.shape ? 'filters'),
+        columns_ => pyreplica.log_columns(t.shape ? 'filters')) USING mine;
     GET DIAGNOSTICS restated = ROW_COUNT;
     busy := ARRAY(SELECT unnest(wanted) EXCEPT SELECT unnest(mine));
 END

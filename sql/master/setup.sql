@@ -54,6 +54,9 @@ BEGIN
             reason := pyreplica.code_of_others(rel) || '; ALTER FUNCTION ... OWNER TO a superuser who has read it';
         END IF;
         IF reason IS NULL THEN
+            reason := pyreplica.filter_misfit(rel);
+        END IF;
+        IF reason IS NULL THEN
             SELECT format('it inherits from %s, which is not added: a statement on that table would change rows '
                 'here unnoticed; add that one first', a::regclass)
             INTO reason

@@ -28,13 +28,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pyreplica.columns_of(shape, of_key)
 $$;
 
--- A FROM item with the logged columns of a relation (a table, a transition table) under their aliases.
+-- The bits of the slaves that a row is for, as an expression over the table's own columns; null where it is for all.
+-- Bits that no filter is for are always set. A condition that is null is taken for false.
+CREATE OR REPLACE FUNCTION pyreplica.slaves_of(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT '~(' || string_agg(format('CASE WHEN %s THEN 0::bigint ELSE %s::bigint END',
+        f ->> 'condition', 1::bigint << (f ->> 'bit')::integer), ' | ') || ')'
+    FROM jsonb_array_elements(shape -> 'filters') f
+$$;
+
+-- A FROM item with the logged columns of a relation (a table, a transition table) under their aliases; and, where there
+-- are filters, `slaves`.
 CREATE OR REPLACE FUNCTION pyreplica.rows_of(shape jsonb, relation text, of_key_only boolean DEFAULT false)
 RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('(SELECT %s%s FROM %s r)',
         string_agg(format('r.%I AS %s', name, alias), ', '),
-        CASE WHEN of_key_only THEN '' ELSE ', true AS here' END, relation)
+        CASE WHEN of_key_only THEN '' ELSE ', true AS here'
+            || coalesce(', ' || pyreplica.slaves_of(shape) || ' AS slaves', '') END, relation)
     FROM (
         SELECT name, alias FROM pyreplica.columns_of(shape, true)
         UNION ALL
@@ -118,22 +129,30 @@ $$;
 -- that was touched more than once, where the old row may be one that was never logged, and of a key that the
 -- statement took away and that stands all the same: it was logged as inserted before this delete of it.
 --
+-- With filters a slave has the row restated if it is for it, and is told that there is none if it is not; which
+-- columns have changed is of no use then, because it may not have had the row before. `with_slaves`: with the column
+-- `slaves` also where there are none.
+--
 -- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
 -- must not depend on the number of rows: a FULL JOIN is never a nested loop, a LATERAL one always is.
 CREATE OR REPLACE FUNCTION pyreplica.restating(
-    generation integer, shape jsonb, standing text, touched text, against_old boolean
+    generation integer, shape jsonb, standing text, touched text, against_old boolean, with_slaves boolean
 ) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format(
-        'SELECT %s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
-        'CASE WHEN c.here IS NULL THEN NULL %s ELSE %s END '
-        'FROM (SELECT %s AS key, m.* %s '
+        'SELECT %s FROM (SELECT %s AS key, m.* %s '
         'FROM (SELECT %s, count(*) AS images FROM %s t GROUP BY %s) k '
-        '%s LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s OFFSET 0) m ON true OFFSET 0) c %s',
-        generation,
-        CASE WHEN against_old THEN 'WHEN c.there THEN ''u''' END,
-        CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
-        pyreplica.object_of(shape, false, 'c'),
+        '%s LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s OFFSET 0) m ON true OFFSET 0) c%s',
+        CASE WHEN shape ? 'filters' THEN
+            format('%s, s.op, c.key, CASE WHEN s.op = ''i'' THEN %s END, nullif(s.slaves, -1)', generation,
+                pyreplica.object_of(shape, false, 'c'))
+        ELSE
+            format('%s, CASE WHEN c.here IS NULL THEN ''d'' %s ELSE ''i'' END::"char", c.key, '
+                'CASE WHEN c.here IS NULL THEN NULL %s ELSE %s END%s', generation,
+                CASE WHEN against_old THEN 'WHEN c.there THEN ''u''' END,
+                CASE WHEN against_old THEN 'WHEN c.there THEN ' || pyreplica.changed_object(shape) END,
+                pyreplica.object_of(shape, false, 'c'), CASE WHEN with_slaves THEN ', NULL::bigint' END)
+        END,
         pyreplica.object_of(shape, true, 'k'),
         CASE WHEN against_old THEN
             ', o.here AND k.images = 2 AS there' || pyreplica.change_flags(shape, 'o', 'm') END,
@@ -143,8 +162,34 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             format('FULL JOIN %s o ON %s', pyreplica.rows_of(shape, 'old_rows'),
                 pyreplica.same_key(shape, 'o', 'k', false)) END,
         pyreplica.rows_of(shape, standing), pyreplica.same_key(shape, 'm', 'k', true),
-        CASE WHEN against_old THEN
-            format('WHERE c.there IS NOT TRUE OR c.here IS NULL OR %s', pyreplica.changed(shape)) END)
+        concat(
+            CASE WHEN shape ? 'filters' THEN ', LATERAL (VALUES (''i''::"char", coalesce(c.slaves, 0)), '
+                '(''d'', ~coalesce(c.slaves, 0))) s(op, slaves) WHERE s.slaves <> 0' END,
+            CASE WHEN against_old THEN
+                format(' %s (c.there IS NOT TRUE OR c.here IS NULL OR %s)',
+                    CASE WHEN shape ? 'filters' THEN 'AND' ELSE 'WHERE' END, pyreplica.changed(shape)) END))
+$$;
+
+-- SELECT of the log rows (tab, op, key, row, old, slaves) of an UPDATE of a table with filters, of which a row is for
+-- some slaves before and for others after it. Those that have the row and keep it are told what has changed; of those
+-- that do not keep it, it is deleted; those that had not get all of it.
+CREATE OR REPLACE FUNCTION pyreplica.updating(generation integer, shape jsonb, old_ text, new_ text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(
+        'SELECT %s, s.op, c.key, CASE s.op WHEN ''U'' THEN %s WHEN ''D'' THEN NULL ELSE %s END, '
+        'CASE WHEN s.op = ''U'' THEN %s END, nullif(s.slaves, -1) '
+        'FROM (SELECT o.here AS there, coalesce(o.slaves, 0) AS before, coalesce(n.slaves, 0) AS after, %s AS key%s%s '
+        'FROM %s o FULL JOIN %s n ON %s OFFSET 0) c, '
+        'LATERAL (VALUES (''U''::"char", c.before & c.after), (''D'', c.before & ~c.after), '
+        '(CASE WHEN c.there THEN ''i'' ELSE ''I'' END::"char", ~c.before & c.after)) s(op, slaves) '
+        'WHERE s.slaves <> 0 AND (s.op <> ''U'' OR %s)',
+        generation, pyreplica.changed_object(shape), pyreplica.object_of(shape, false, 'c'),
+        pyreplica.old_object(shape), pyreplica.object_of(shape, true, 'n', otherwise => 'o'),
+        (SELECT string_agg(', n.' || alias, '')
+                || CASE WHEN count(*) > 500 THEN '' ELSE string_agg(format(', o.%1$s AS old_%1$s', alias), '') END
+            FROM pyreplica.columns_of(shape, false)),
+        pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
+        pyreplica.changed(shape))
 $$;
 
 -- The statement that logs the rows of a query (tab, op, key, row). The doorbell is read once, at the first row: it says
@@ -168,6 +213,12 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
         rows_)
 $$;
 
+-- The columns of the log that a capture fills.
+CREATE OR REPLACE FUNCTION pyreplica.log_columns(with_slaves boolean, with_old boolean DEFAULT false) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat('tab, op, key, row', CASE WHEN with_old THEN ', old' END, CASE WHEN with_slaves THEN ', slaves' END)
+$$;
+
 -- What the capture of a generation logs, for each event: event -> what there is of
 --   plain    the rows, as a query
 --   first    the rows that the transition tables tell, which can be trusted only by the first capture of a table inside a
@@ -176,7 +227,8 @@ $$;
 --   unless   a condition under which they cannot be trusted even so
 --   again    the rows as they stand now
 --   before   what comes before the statement that logs `again`
---   columns  of the log, if they are not the usual ones
+--   columns  of the log, that `plain` or `first` gives
+--   again_columns  the same of `again`
 CREATE OR REPLACE FUNCTION pyreplica.capture_parts(generation integer, shape jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -186,23 +238,33 @@ DECLARE
     new_ constant text := pyreplica.rows_of(shape, 'new_rows');
     only_old constant text := 'WITH touched AS (TABLE old_rows) ';
     old_and_new constant text := 'WITH touched AS (TABLE old_rows UNION ALL TABLE new_rows) ';
-    truncated constant text := format('SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb', generation);
+    filtered constant boolean := shape ? 'filters';
+    -- a statement on a parent logs its children's rows, too
+    with_slaves constant boolean := filtered OR EXISTS (SELECT FROM pyreplica.replica_table t
+        WHERE capture_parts.shape -> 'children' @> to_jsonb(t.id) AND t.shape ? 'filters');
+    of_new constant text := CASE WHEN filtered THEN ', nullif(n.slaves, -1)' ELSE '' END;
+    of_old constant text := CASE WHEN filtered THEN ', nullif(o.slaves, -1)' ELSE '' END;
+    truncated constant text := format('SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb%s', generation,
+        CASE WHEN filtered THEN ', NULL::bigint' END);
+    usual constant text := pyreplica.log_columns(filtered);
     restated text;
     parts jsonb;
 BEGIN
     parts := jsonb_build_object(
         'INSERT', jsonb_build_object(
-            'first', format('SELECT %s, ''I''::"char", %s, %s FROM %s n', generation,
-                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), new_),
-            'again', pyreplica.restating(generation, shape, standing, 'new_rows', false)),
+            'first', format('SELECT %s, ''I''::"char", %s, %s%s FROM %s n', generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), of_new, new_),
+            'again', pyreplica.restating(generation, shape, standing, 'new_rows', false, filtered),
+            'columns', usual, 'again_columns', usual),
         'DELETE', jsonb_build_object(
-            'first', format('SELECT %s, ''D''::"char", %s, NULL::jsonb FROM %s o', generation,
-                pyreplica.object_of(shape, true, 'o'), old_),
-            'again', pyreplica.restating(generation, shape, standing, 'old_rows', false)),
+            'first', format('SELECT %s, ''D''::"char", %s, NULL::jsonb%s FROM %s o', generation,
+                pyreplica.object_of(shape, true, 'o'), of_old, old_),
+            'again', pyreplica.restating(generation, shape, standing, 'old_rows', false, filtered),
+            'columns', usual, 'again_columns', usual),
         -- Old and new rows come unpaired. Joined by key, a key only in old is a delete, one only in new an
         -- insert: that is how changes of the key are logged. Rows that did not change are not logged.
         'UPDATE', jsonb_build_object(
-            'first', format(
+            'first', CASE WHEN filtered THEN pyreplica.updating(generation, shape, old_, new_) ELSE format(
                 'SELECT %s, c.op, c.key, CASE WHEN c.op <> ''D'' THEN %s END, CASE WHEN c.op = ''U'' THEN %s END '
                 'FROM (SELECT CASE WHEN o.here IS NULL THEN ''I'' WHEN n.here IS NULL THEN ''D'' '
                 'ELSE ''U'' END::"char" AS op, %s AS key%s%s '
@@ -213,34 +275,36 @@ BEGIN
                         || CASE WHEN count(*) > 500 THEN '' ELSE string_agg(format(', o.%1$s AS old_%1$s', alias), '') END
                     FROM pyreplica.columns_of(shape, false)),
                 pyreplica.change_flags(shape, 'o', 'n'), old_, new_, pyreplica.same_key(shape, 'o', 'n', false),
-                pyreplica.changed(shape)),
+                pyreplica.changed(shape)) END,
             -- Foreign keys may update a row that the statement has updated before, or they themselves: the transition
             -- tables then hold several images of it, and nothing tells which is the last.
             'unless', CASE WHEN (shape ->> 'cascaded')::boolean THEN format('EXISTS (%s) OR EXISTS (%s)',
                 pyreplica.repeated_keys(shape, 'old_rows'), pyreplica.repeated_keys(shape, 'new_rows')) END,
-            'again', pyreplica.restating(generation, shape, standing, 'touched', true),
+            'again', pyreplica.restating(generation, shape, standing, 'touched', true, filtered),
             'before', old_and_new,
-            'columns', 'tab, op, key, row, old'),
+            'columns', pyreplica.log_columns(filtered, with_old => true), 'again_columns', usual),
         -- Rows that stand after a TRUNCATE were put there by its other triggers.
         'AFTER TRUNCATE table', jsonb_build_object(
-            'plain', truncated || format(' UNION ALL SELECT %s, ''i'', %s, %s FROM %s n', generation,
-                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'),
-                pyreplica.rows_of(shape, standing))),
+            'plain', truncated || format(' UNION ALL SELECT %s, ''i'', %s, %s%s FROM %s n', generation,
+                pyreplica.object_of(shape, true, 'n'), pyreplica.object_of(shape, false, 'n'), of_new,
+                pyreplica.rows_of(shape, standing)),
+            'columns', usual),
         -- TRUNCATE of a partition alone takes its rows out of the root, the slave may be partitioned otherwise.
         -- TRUNCATE of the root comes here for each partition as well: nothing more to say then.
-        'BEFORE TRUNCATE root', jsonb_build_object('plain', truncated),
+        'BEFORE TRUNCATE root', jsonb_build_object('plain', truncated, 'columns', usual),
         'BEFORE TRUNCATE partition', jsonb_build_object(
-            'plain', format('SELECT %s, ''d''::"char", %s, NULL::jsonb FROM %s n WHERE NOT coalesce('
+            'plain', format('SELECT %s, ''d''::"char", %s, NULL::jsonb%s FROM %s n WHERE NOT coalesce('
                 '(SELECT l.op = ''T'' AND l.tab = %1$s FROM pyreplica.replica_log l '
                 'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
-                generation, pyreplica.object_of(shape, true, 'n'),
+                generation, pyreplica.object_of(shape, true, 'n'), of_new,
                 -- the trigger function says which one that is
-                pyreplica.rows_of(shape, 'this_partition'))));
+                pyreplica.rows_of(shape, 'this_partition')),
+            'columns', usual));
 
     -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
     -- table alone is asked.
     IF (shape ->> 'deferrable')::boolean OR shape -> 'children' <> 'null' THEN
-        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false), ' UNION ALL ')
+        SELECT string_agg(pyreplica.restating(m.id, m.shape, m.standing, 'touched', false, with_slaves), ' UNION ALL ')
         INTO restated
         FROM (
             SELECT generation, capture_parts.shape, standing
@@ -250,8 +314,10 @@ BEGIN
             WHERE capture_parts.shape -> 'children' @> to_jsonb(t.id)
         ) m(id, shape, standing);
         parts := parts || jsonb_build_object(
-            'DELETE', jsonb_build_object('again', restated, 'before', only_old),
-            'UPDATE', jsonb_build_object('again', restated, 'before', old_and_new));
+            'DELETE', jsonb_build_object('again', restated, 'before', only_old,
+                'again_columns', pyreplica.log_columns(with_slaves)),
+            'UPDATE', jsonb_build_object('again', restated, 'before', old_and_new,
+                'again_columns', pyreplica.log_columns(with_slaves)));
     END IF;
     RETURN parts;
 END
@@ -274,14 +340,16 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.capture_statements(generation integer, shape jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_object_agg(event, CASE
-        WHEN part ? 'plain' THEN jsonb_build_array(pyreplica.logging(part ->> 'plain'))
+        WHEN part ? 'plain' THEN jsonb_build_array(pyreplica.logging(part ->> 'plain', columns_ => part ->> 'columns'))
         WHEN part ? 'first' THEN jsonb_build_array(
             pyreplica.logging(format('SELECT * FROM (%s) f WHERE %s', part ->> 'first',
                 CASE WHEN part ? 'unless' THEN format('(SELECT CASE WHEN %s THEN NOT (%s) ELSE false END)',
-                    first_capture, part ->> 'unless') ELSE first_capture END), columns_ => coalesce(part ->> 'columns', 'tab, op, key, row')),
-            coalesce(part ->> 'before', '') || pyreplica.logging(part ->> 'again'))
+                    first_capture, part ->> 'unless') ELSE first_capture END), columns_ => part ->> 'columns'),
+            coalesce(part ->> 'before', '')
+                || pyreplica.logging(part ->> 'again', columns_ => part ->> 'again_columns'))
         ELSE jsonb_build_array(coalesce(part ->> 'before', '')
-            || pyreplica.logging(format('SELECT * FROM (%s) u WHERE %s', part ->> 'again', set_mark))) END)
+            || pyreplica.logging(format('SELECT * FROM (%s) u WHERE %s', part ->> 'again', set_mark),
+                columns_ => part ->> 'again_columns')) END)
     FROM (
         SELECT event, jsonb_strip_nulls(part),
             format('(SELECT CASE WHEN current_setting(%1$s, true) IS DISTINCT FROM %2$s '

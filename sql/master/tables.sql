@@ -166,9 +166,21 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_partition (
     bound text                           -- which rows are in it; null where the columns alone do not say that
 );
 
+-- Which rows and columns of a table a slave gets, where that is not all: set_filter().
+CREATE TABLE IF NOT EXISTS pyreplica.replica_filter (
+    replication text NOT NULL,
+    relid oid NOT NULL,
+    bit smallint NOT NULL CHECK (bit BETWEEN 1 AND 62),   -- as in replica_slave, which may not know the slave yet
+    given text,                          -- the condition in the words of who has set it; null: all rows
+    condition text,                      -- as PostgreSQL has understood it
+    columns text[],                      -- null: all columns
+    uses jsonb NOT NULL,                 -- the columns that both name: the oid of the type, null where any will do
+    PRIMARY KEY (replication, relid)
+);
+
 CREATE OR REPLACE VIEW pyreplica.changes AS
 SELECT l.id, l.txid, l.at,
     CASE WHEN t.id IS NOT NULL THEN format('%I.%I', t.schema_name, t.table_name) END AS "table", l.op, l.key, l.row,
-    l.old
+    l.old, l.slaves
 FROM pyreplica.replica_log l LEFT JOIN pyreplica.replica_table t ON t.id = l.tab;
 COMMENT ON VIEW pyreplica.changes IS 'the log with the names of the tables, to be read by people';

@@ -18,15 +18,18 @@ CREATE OR REPLACE FUNCTION pyreplica.log_rows(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shape_ jsonb := (SELECT t.shape FROM pyreplica.replica_table t WHERE t.id = generation);
+    filtered constant boolean := shape_ ? 'filters';
 BEGIN
     IF columns_ IS NOT NULL THEN
         shape_ := jsonb_set(shape_, '{columns}', (
             SELECT jsonb_agg(c) FROM jsonb_array_elements(shape_ -> 'columns') c
             WHERE c ->> 'key' IS NOT NULL OR c ->> 'name' = ANY (columns_)));
     END IF;
-    EXECUTE pyreplica.logging(format('SELECT $1, $2, %s, %s FROM %s n', pyreplica.object_of(shape_, true, 'n'),
+    EXECUTE pyreplica.logging(format('SELECT $1, $2, %s, %s%s FROM %s n', pyreplica.object_of(shape_, true, 'n'),
         CASE WHEN op = 'd' THEN 'NULL::jsonb' ELSE pyreplica.object_of(shape_, false, 'n') END,
-        pyreplica.rows_of(shape_, relation, op = 'd')), 'clock_timestamp()')
+        CASE WHEN filtered THEN ', nullif(n.slaves, -1)' END,
+        pyreplica.rows_of(shape_, relation, op = 'd' AND NOT filtered)), 'clock_timestamp()',
+        pyreplica.log_columns(filtered))
     USING generation, op;
 END
 $$;

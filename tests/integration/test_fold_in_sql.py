@@ -144,7 +144,7 @@ def test_the_master_folds_updates_of_the_same_columns_alike(
     folded: list[bool] = []
     net = Stage(stage, 1, lambda generation: None, compares=True)
     with connect(databases.master) as master:
-        log = Log(master)
+        log = Log(master, "shop")
 
         @_SETTINGS
         @given(updates())

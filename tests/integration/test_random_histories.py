@@ -121,11 +121,15 @@ class Histories(RuleBasedStateMachine):
                 self._do(number, "COMMIT")
             if self.daemon is None:
                 self.start_or_stop_the_daemon()
-            assert_same(self.made)
+            self.compare()
         finally:
             if self.daemon is not None:
                 self.daemon.close()
             self.stack.close()
+
+    def compare(self) -> None:
+        """The slave has what it is to have."""
+        assert_same(self.made)
 
     def _do(self, number: int, statement: str) -> None:
         session: Connection = self.sessions[number]

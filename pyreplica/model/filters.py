@@ -1,0 +1,32 @@
+"""Which rows and columns of a table a slave gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TableFilter:
+    """What a slave gets of one table.
+
+    Args:
+        where: the condition for its rows, as SQL and in the user's words; None for all of them.
+        columns: None for all of them.
+    """
+
+    where: str | None = None
+    columns: tuple[str, ...] | None = None
+
+    def same(self, other: TableFilter) -> bool:
+        """Whether the slave gets the same by the other one."""
+        return self.where == other.where and _set(self.columns) == _set(other.columns)
+
+    def __str__(self) -> str:
+        parts = [f"where {self.where}"] if self.where is not None else []
+        if self.columns is not None:
+            parts.append(f"columns {', '.join(self.columns)}")
+        return "; ".join(parts) or "no filter"
+
+
+def _set(columns: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if columns is None else frozenset(columns)
