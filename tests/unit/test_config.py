@@ -30,6 +30,7 @@ from pyreplica.config import (
 from pyreplica.config.dsn import redact
 from pyreplica.config.policies import OnError, Policies, Policy
 from pyreplica.errors import ConfigError
+from pyreplica.model import TableFilter
 
 UNHURRIED = settings(deadline=None)  # other tests keep the machine busy
 NOTHING_SET: Mapping[str, str] = {}
@@ -947,3 +948,41 @@ def test_conflicts_and_policies_that_do_not_exist_are_refused_with_those_that_do
         ("warn", "expected a mapping of conflicts"),
     ):
         assert said in refusal(with_settings(f"conflicts: {written}")).what
+
+
+# Filters
+
+
+def test_filters_say_which_rows_and_columns_of_a_table() -> None:
+    made = shop(
+        "filters: {public.customer: {where: ' region = ''${REGION}'' '}, ",
+        "  Sales.Order: {columns: [id]}}",
+        environ={"REGION": "eu"},
+    )
+    assert made.filter_of("public", "customer") == TableFilter("region = 'eu'", None)
+    assert made.filter_of("Sales", "Order") == TableFilter(None, ("id",))
+    assert made.filter_of("sales", "order") == TableFilter()
+
+
+def test_filters_that_say_nothing_are_refused() -> None:
+    for written, said in (
+        ("[public.customer]", "expected a mapping of schema.table"),
+        ("{customer: {where: x}}", "expected the name of a table, schema.table"),
+        ("{'public.\"A\"': {where: x}}", "names are written without quotes"),
+        ("{public.a: {}}", "expected where, columns or both"),
+        ("{public.a: {were: x}}", "unknown key"),
+        ("{public.a: {where: ' '}}", "expected a condition in SQL"),
+        ("{public.a: {where: true}}", "expected a condition in SQL"),
+        ("{public.a: {columns: id}}", "expected a list of columns"),
+        ("{public.a: {columns: []}}", "expected a list of columns"),
+        ("{public.a: {columns: [id, id]}}", "expected the name of another column"),
+    ):
+        assert said in refusal(with_settings(f"filters: {written}")).what
+
+
+def test_filters_are_the_same_whatever_order_their_columns_have() -> None:
+    one = TableFilter("x", ("a", "b"))
+    assert one.same(TableFilter("x", ("b", "a")))
+    assert not one.same(TableFilter("x", ("a",)))
+    assert not one.same(TableFilter("x"))
+    assert not TableFilter("x").same(TableFilter("y"))
