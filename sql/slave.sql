@@ -387,20 +387,22 @@ LEFT JOIN LATERAL (
 ) k ON true
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
 
--- Which of these parts of tables are here, by their place in the list.
+-- Which of these parts of tables are here, by their place in the list. One of another table is not meant, it is in
+-- the way.
 -- name: parts_here
 SELECT p.n FROM unnest(%(kinds)s::text[], %(table_schemas)s::text[], %(tables)s::text[], %(schemas)s::text[],
     %(names)s::text[]) WITH ORDINALITY p(kind, table_schema, "table", schema, name, n)
+JOIN pg_namespace tn ON tn.nspname = p.table_schema
+JOIN pg_class t ON t.relnamespace = tn.oid AND t.relname = p."table"
+JOIN pg_namespace n ON n.nspname = p.schema
 WHERE CASE p.kind
     WHEN 'index' THEN EXISTS (
-        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relname = p.name AND n.nspname = p.schema AND c.relkind IN ('i', 'I'))
+        SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = t.oid AND c.relname = p.name AND c.relnamespace = n.oid)
     WHEN 'statistics' THEN EXISTS (
-        SELECT FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
-        WHERE s.stxname = p.name AND n.nspname = p.schema)
-    ELSE EXISTS (
-        SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-        WHERE c.conname = p.name AND t.relname = p."table" AND n.nspname = p.table_schema)
+        SELECT FROM pg_statistic_ext s
+        WHERE s.stxrelid = t.oid AND s.stxname = p.name AND s.stxnamespace = n.oid)
+    ELSE EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = t.oid AND c.conname = p.name)
     END
 
 -- The sequences that are to stand where the master's do: of the same name; where there is none, those of the

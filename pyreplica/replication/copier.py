@@ -178,8 +178,10 @@ class Copier:
             while (task := agenda.take()) is not None:
                 try:
                     copied += task.work(master, slave)
-                finally:
-                    agenda.done(task)
+                except BaseException:
+                    agenda.clear()  # what waits for this task must not be begun
+                    raise
+                agenda.done(task)
             analysis.help(slave)
         return copied
 

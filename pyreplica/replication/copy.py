@@ -17,7 +17,7 @@ from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Cursor, Position, SlaveTable
 from pyreplica.replication.copier import Copier, Progress
 from pyreplica.replication.filters import as_configured, set_filters
-from pyreplica.replication.schema import NOTHING, SchemaDump, dumped
+from pyreplica.replication.schema import ATTACHMENT, NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
 from pyreplica.slave import Slave
@@ -179,7 +179,9 @@ class Copy:
                 slave.empty(found)
             for table in tables if with_schema else ():
                 slave.let_be_null(table, table.hidden)
-            made = parts_here(slave.connection, [one.part for one in later.parts])
+            # to attach an index once more does nothing
+            known = [one.part for one in later.parts if one.part.kind != ATTACHMENT]
+            made = parts_here(slave.connection, known)
             parts = [one for one in later.parts if one.part not in made]
             rows = self._copier.copy(exporter, moment, tables, _copied, parts)
         slave.create_staging(id_)

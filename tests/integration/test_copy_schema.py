@@ -203,16 +203,35 @@ def test_an_index_that_cannot_be_made_stops_the_copy_and_is_named(databases: Dat
             IF current_setting('cluster_name') = 'slave' THEN RAISE 'not here'; END IF;
             RETURN v;
         END $$;
-        CREATE TABLE public.t (id integer PRIMARY KEY);
+        CREATE TABLE public.t (id integer PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE public.t_1 PARTITION OF public.t DEFAULT;
         INSERT INTO public.t VALUES (1);
-        CREATE INDEX touchy ON public.t (public.touchy(id));
+        CREATE INDEX touchy ON public.t_1 (public.touchy(id));
         """,
     )
     with pytest.raises(PyReplicaError, match="not here") as caught:
         copy(made, schema=True)
     assert caught.value.what.startswith("making indexes of public.t:")
     assert report(made).state == "not copied"
+    # the keys are there, and not yet one of the other
+    attached = "SELECT count(*) FROM pg_inherits WHERE inhrelid = 'public.t_1_pkey'::regclass"
+    assert value(databases.slave, attached) == 0
     sql(databases.master, "DROP INDEX public.touchy")
     copy(made, schema=True)
     assert objects(databases.slave) == objects(databases.master)
     assert_same(made)
+
+
+def test_an_index_of_another_table_with_the_same_name_is_in_the_way(databases: Databases) -> None:
+    """It is not taken for the one that is to be made, also when the copy is begun again."""
+    made = installed(
+        databases, "CREATE TABLE public.t (id integer PRIMARY KEY); CREATE INDEX i ON public.t (id)"
+    )
+    sql(databases.slave, "CREATE TABLE public.own (n integer); CREATE INDEX i ON public.own (n)")
+    for _ in range(2):
+        with pytest.raises(PyReplicaError, match='relation "i" already exists') as caught:
+            copy(made, schema=True)
+        assert caught.value.what.startswith("making indexes of public.t:")
+    sql(databases.slave, "DROP TABLE public.own")
+    copy(made, schema=True)
+    assert objects(databases.slave) == objects(databases.master)
