@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test test-faults soak bench bench-triggers bench-growth bench-operation bench-quick peers screenshot clean
+.PHONY: help prepare setup demo lint test test-faults test-versions soak bench bench-triggers bench-growth bench-operation bench-quick peers screenshot clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
@@ -66,6 +66,11 @@ test: lint ## lint, then run the tests
 test-faults: setup ## have everything fail at every step, and print the matrix
 	@PYREPLICA_FAULTS=$(TIMES) $(bin)/pytest --numprocesses=$(WORKERS) --dist=load --maxschedchunk=1 --tb=short -q tests/faults $(PYTEST_ARGS)
 
+test-versions: setup ## masters and slaves of PostgreSQL 13 to 18, fetched with npm; docs/versions.md
+	@command -v npm >/dev/null || .ci/prepare npm
+	@$(bin)/python -m tests.versions.fetch .postgresql
+	@PYREPLICA_VERSIONS=.postgresql $(bin)/pytest --numprocesses=$(WORKERS) --dist=worksteal --tb=short -q tests/versions $(PYTEST_ARGS)
+
 soak: setup ## mixed load and random faults for MINUTES, with SEED; docs/soak.md
 	@$(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
@@ -92,5 +97,5 @@ peers: setup ## install the other systems from Debian's packages, for make bench
 	@.ci/prepare $$($(bin)/python -m tests.bench --packages)
 
 clean: ## remove everything that make and the tools made
-	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(venv) build dist .hypothesis .postgresql .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

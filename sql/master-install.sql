@@ -4,6 +4,9 @@
 --
 -- Run it as a superuser (plpython3u is an untrusted language). It is one transaction, may be run again and
 -- again, and upgrades an older install. Everything lives in the schema pyreplica; nobody else gets rights on it.
+-- A role that is no superuser, and has CREATE on the database and owns the tables, can run it as well, with
+-- PGOPTIONS='-c pyreplica.capture=plpgsql': tables are captured in PL/pgSQL then, and the language plpython3u is not
+-- needed. There are no event triggers then; docs/limits.md says what that means.
 -- A database that is a slave already is refused unless PGOPTIONS='-c pyreplica.both=on' says that it is meant.
 -- Its parts are in the folder master beside it.
 
@@ -19,6 +22,9 @@ DO $$
 DECLARE
     version_here constant integer := 5;   -- the same number as at the end of this script
     version_found integer;
+    is_superuser constant boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    language text := nullif(current_setting('pyreplica.capture', true), '');
+    stranger text;
     tries integer := 0;
 BEGIN
     IF pg_is_in_recovery() THEN
@@ -29,11 +35,39 @@ BEGIN
         RAISE EXCEPTION 'PostgreSQL % is too old for PyReplica', current_setting('server_version')
             USING HINT = 'Use PostgreSQL 13 or later.';
     END IF;
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        RAISE EXCEPTION 'role % may not install PyReplica on a master: it is no superuser', current_user
-            USING HINT = 'plpython3u functions can only be created by a superuser: run the script as one. '
-                'Afterwards nobody needs to be superuser to write the tables.';
+    IF language IS NULL AND to_regclass('pyreplica.replica_capture') IS NOT NULL THEN
+        EXECUTE 'SELECT language FROM pyreplica.replica_capture' INTO language;
     END IF;
+    language := coalesce(language, 'plpython3u');
+    IF language NOT IN ('plpython3u', 'plpgsql') THEN
+        RAISE EXCEPTION 'tables cannot be captured in %', quote_literal(language)
+            USING HINT = 'pyreplica.capture is plpython3u or plpgsql.';
+    END IF;
+    IF NOT is_superuser AND language = 'plpython3u' THEN
+        RAISE EXCEPTION 'role % may not install PyReplica on a master: it is no superuser', current_user
+            USING HINT = 'plpython3u functions can only be created by a superuser: run the script as one; afterwards nobody '
+                'needs to be superuser to write the tables. Or do without plpython3u: `capture: plpgsql` in the '
+                'configuration, or with psql PGOPTIONS=''-c pyreplica.capture=plpgsql''.';
+    END IF;
+    -- Who owns the schema, or what is in it, decides what the capture does: it must not get a superuser's rights by that.
+    SELECT r.rolname INTO stranger FROM (
+        SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'pyreplica'
+        UNION SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass('pyreplica.replica_table')
+    ) o(owner) JOIN pg_roles r ON r.oid = o.owner
+    WHERE r.rolname <> current_user AND NOT (is_superuser AND r.rolsuper) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the schema pyreplica of database %, or what is in it, belongs to role %', current_database(),
+            stranger
+            USING HINT = CASE WHEN is_superuser THEN 'Capture would do what that role likes, with a superuser''s rights. '
+                    'If that role is trusted: ALTER SCHEMA pyreplica OWNER TO a superuser. Else let that role uninstall '
+                    'it, or install it itself with PGOPTIONS=''-c pyreplica.capture=plpgsql''.'
+                ELSE 'Run the script as that role.' END;
+    END IF;
+    IF NOT has_database_privilege(current_database(), 'CREATE') AND to_regnamespace('pyreplica') IS NULL THEN
+        RAISE EXCEPTION 'role % may not create a schema in database %', current_user, current_database()
+            USING HINT = format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user);
+    END IF;
+    PERFORM set_config('pyreplica.capture', language, false);
     IF to_regclass('pyreplica.replica_cursor') IS NOT NULL
         AND to_regclass('pyreplica.replica_log') IS NULL
         AND coalesce(current_setting('pyreplica.both', true), '') <> 'on'
@@ -78,10 +112,11 @@ BEGIN
         END IF;
     END IF;
     PERFORM set_config('pyreplica.upgraded', (version_found < version_here)::text, false);
-    IF NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u') THEN
+    IF language = 'plpython3u' AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'plpython3u') THEN
         RAISE EXCEPTION 'the server of database % does not have the language plpython3u', current_database()
-            USING HINT = format('Install it on the server, on Debian: apt-get install postgresql-plpython3-%s',
-                current_setting('server_version_num')::integer / 10000);
+            USING HINT = format('Install it on the server, on Debian: apt-get install postgresql-plpython3-%s; or do '
+                'without it: `capture: plpgsql` in the configuration, or with psql '
+                'PGOPTIONS=''-c pyreplica.capture=plpgsql''', current_setting('server_version_num')::integer / 10000);
     END IF;
 END
 $$;
@@ -98,13 +133,21 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_version (
 );
 
 INSERT INTO pyreplica.replica_version (side, version, made_plpython3u)
-SELECT 'master', 5, NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+SELECT 'master', 5, current_setting('pyreplica.capture') = 'plpython3u'
+    AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
 ON CONFLICT (side) DO UPDATE
     SET version = excluded.version,
+        made_plpython3u = replica_version.made_plpython3u OR excluded.made_plpython3u,
         installed_at = CASE WHEN replica_version.version = excluded.version
             THEN replica_version.installed_at ELSE excluded.installed_at END;
 
-CREATE EXTENSION IF NOT EXISTS plpython3u;
+DO $$
+BEGIN
+    IF current_setting('pyreplica.capture') = 'plpython3u' THEN
+        CREATE EXTENSION IF NOT EXISTS plpython3u;
+    END IF;
+END
+$$;
 
 -- Their successors have one argument more, and calls would not tell them apart.
 DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of(jsonb, boolean, text);
@@ -112,6 +155,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/tables.sql
 \ir master/capture.sql
 \ir master/catalog.sql
+\ir master/rights.sql
 \ir master/statements.sql
 \ir master/merge.sql
 \ir master/others.sql
@@ -119,6 +163,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/setup.sql
 \ir master/plpgsql.sql
 \ir master/unseen.sql
+\ir master/drift.sql
 \ir master/follow.sql
 \ir master/ddl.sql
 \ir master/repair.sql
@@ -156,11 +201,18 @@ DO $$
 DECLARE
     f text;
 BEGIN
-    FOREACH f IN ARRAY '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate,set_filter,
-        keep_filter}'::text[] LOOP
-        EXECUTE format('ALTER FUNCTION pyreplica.%I %s', f,
+    FOR f IN
+        SELECT p.proname FROM pg_proc p
+        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname = ANY (
+            '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate,set_filter,keep_filter}')
+    LOOP
+        -- a row that were hidden from the one who has installed this would be lost: an error is better
+        EXECUTE format('ALTER FUNCTION pyreplica.%I %s SET row_security = off', f,
             (SELECT string_agg(format('SET %I = %L', s.name, s.value), ' ') FROM pyreplica.print_settings() s));
     END LOOP;
+    IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        ALTER FUNCTION pyreplica.before_merge() SET lc_messages = 'C';
+    END IF;
 END
 $$;
 
@@ -183,21 +235,28 @@ BEGIN
     FROM (SELECT DISTINCT k.generation FROM pyreplica.capture_function k WHERE k.used) f;
 END
 $$;
--- They fire in the order of their names.
-CREATE EVENT TRIGGER pyreplica_announce ON ddl_command_end EXECUTE FUNCTION pyreplica.announce_ddl();
-CREATE EVENT TRIGGER pyreplica_announce_drop ON sql_drop EXECUTE FUNCTION pyreplica.announce_ddl();
-CREATE EVENT TRIGGER pyreplica_rewrite ON table_rewrite EXECUTE FUNCTION pyreplica.note_rewrite();
-CREATE EVENT TRIGGER pyreplica_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
-        'ALTER EXTENSION', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
-        'CREATE TRIGGER', 'CREATE INDEX', 'CREATE STATISTICS',   -- what others must not do there
-        'ALTER INDEX')   -- which can rename a table, too
-    EXECUTE FUNCTION pyreplica.follow_ddl();
-CREATE EVENT TRIGGER pyreplica_drop ON sql_drop EXECUTE FUNCTION pyreplica.follow_ddl();
 DO $$
 DECLARE
     name text;
 BEGIN
+    IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        RAISE WARNING 'DDL on replicated tables is not followed at once: role % is no superuser, and only superusers can '
+            'make event triggers', current_user
+            USING HINT = 'After such DDL, best in the same transaction: SELECT pyreplica.refresh(). The daemon looks once '
+                'each keepalive; see docs/limits.md.';
+        RETURN;
+    END IF;
+    -- They fire in the order of their names.
+    CREATE EVENT TRIGGER pyreplica_announce ON ddl_command_end EXECUTE FUNCTION pyreplica.announce_ddl();
+    CREATE EVENT TRIGGER pyreplica_announce_drop ON sql_drop EXECUTE FUNCTION pyreplica.announce_ddl();
+    CREATE EVENT TRIGGER pyreplica_rewrite ON table_rewrite EXECUTE FUNCTION pyreplica.note_rewrite();
+    CREATE EVENT TRIGGER pyreplica_ddl ON ddl_command_end
+        WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN',
+            'ALTER EXTENSION', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
+            'CREATE TRIGGER', 'CREATE INDEX', 'CREATE STATISTICS',   -- what others must not do there
+            'ALTER INDEX')   -- which can rename a table, too
+        EXECUTE FUNCTION pyreplica.follow_ddl();
+    CREATE EVENT TRIGGER pyreplica_drop ON sql_drop EXECUTE FUNCTION pyreplica.follow_ddl();
     -- also what a slave's daemon applies, where a database is both
     FOREACH name IN ARRAY '{pyreplica_ddl,pyreplica_drop,pyreplica_rewrite}'::text[] LOOP
         EXECUTE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS', name);

@@ -218,6 +218,20 @@ SELECT relid::bigint, schema_name, table_name, added, reason FROM pyreplica.cand
 -- name: set_capture
 SELECT pyreplica.set_capture(%(language)s, renew := false)
 
+-- name: sees_ddl
+SELECT pyreplica.sees_ddl()
+
+-- name: may_uninstall
+SELECT rolsuper OR oid = pyreplica.installer() AND NOT EXISTS (
+    SELECT FROM pg_event_trigger WHERE evtname = 'pyreplica_ddl')
+FROM pg_roles WHERE rolname = current_user
+
+-- name: drift
+SELECT relid::bigint, name, what, curable FROM pyreplica.drift() WHERE NOT pyreplica.sees_ddl()
+
+-- name: follow_drift
+SELECT pyreplica.follow_drift(%(relid)s)
+
 -- name: add_table
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
 

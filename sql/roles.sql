@@ -138,7 +138,8 @@ BEGIN
                     AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
                     -- of those that run with other rights only these
                     AND (NOT p.prosecdef OR p.proname IN ('add_table', 'remove_table', 'set_capture', 'restate',
-                        'rotate_log', 'set_doorbell', 'tick', 'master_status', 'bit_for', 'keep_filter', 'drop_filters'))
+                        'rotate_log', 'set_doorbell', 'tick', 'master_status', 'bit_for', 'keep_filter',
+                        'drop_filters', 'follow_drift'))
                     AND coalesce(obj_description(p.oid, 'pg_proc'), '') <> 'slave'
             LOOP
                 EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', o.name, role_);

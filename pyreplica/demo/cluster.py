@@ -68,7 +68,7 @@ class Cluster:
         home: Path,
         socket_directory: Path,
         port: int,
-        binaries: Path,
+        binaries: tuple[Path, ...],
         account: pwd.struct_passwd | None,
     ) -> None:
         """Take over a folder that :meth:`create` made; not to be called by others."""
@@ -92,7 +92,12 @@ class Cluster:
 
     @classmethod
     def create(
-        cls, directory: Path, name: str, settings: Mapping[str, str] | None = None
+        cls,
+        directory: Path,
+        name: str,
+        settings: Mapping[str, str] | None = None,
+        *,
+        binaries: Path | None = None,
     ) -> Cluster:
         """Make a server, without starting it.
 
@@ -105,11 +110,13 @@ class Cluster:
                 to pass through this folder and those above it.
             name: the name of its folder, which must not be there yet.
             settings: lines for postgresql.conf, each value as one would SET it, without quotes.
+            binaries: the programs of another PostgreSQL than the installed one; what is not among
+                them, psql for instance, is the installed one's.
 
         Raises:
             PyReplicaError: no PostgreSQL is installed, or initdb failed.
         """
-        binaries = find_binaries()
+        folders = (find_binaries(),) if binaries is None else (binaries, find_binaries())
         account = account_for_root() if am_root() else None
         home = Path(directory).absolute() / name
         try:
@@ -124,7 +131,7 @@ class Cluster:
             home=home,
             socket_directory=socket_directory(home),
             port=free_port(),
-            binaries=binaries,
+            binaries=folders,
             account=account,
         )
         try:

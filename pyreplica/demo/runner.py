@@ -22,7 +22,7 @@ class Runner:
     """Runs programs for one server.
 
     Args:
-        binaries: the folder that holds them.
+        binaries: the folders that hold them; the first that has one counts.
         home: the server's folder.
         account: whom the server belongs to, when that is not the caller.
         log_path: what the server writes.
@@ -32,7 +32,7 @@ class Runner:
     def __init__(
         self,
         *,
-        binaries: Path,
+        binaries: tuple[Path, ...],
         home: Path,
         account: pwd.struct_passwd | None,
         log_path: Path,
@@ -50,10 +50,11 @@ class Runner:
         Raises:
             PyReplicaError: there is no such program.
         """
-        path = self._binaries / name
-        if not path.is_file():
-            raise PyReplicaError(f"PostgreSQL has no program {name} here", where=str(path))
-        return path
+        for folder in self._binaries:
+            if (folder / name).is_file():
+                return folder / name
+        path = self._binaries[0] / name
+        raise PyReplicaError(f"PostgreSQL has no program {name} here", where=str(path))
 
     def run(
         self,

@@ -9,6 +9,7 @@ from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection, sql
 from pyreplica.errors import Dropped, Refused
+from pyreplica.master.ddl import Ddl
 from pyreplica.master.filters import Filters
 from pyreplica.master.log import Log
 from pyreplica.master.sequences import sequences_of
@@ -89,8 +90,11 @@ class Candidate:
 
 
 class Master(Side):
-    """A session with the master database of one replication; ``log`` reads what was captured, and
-    ``filters`` is what its slave gets of that."""
+    """A session with the master database of one replication.
+
+    ``log`` reads what was captured, ``filters`` is what the slave gets of that, ``ddl`` is about
+    DDL that nobody has seen.
+    """
 
     def __init__(self, config: ReplicationConfig) -> None:
         connection = Connection(
@@ -106,6 +110,7 @@ class Master(Side):
             projected=any(one.columns is not None for _, _, one in config.filters),
         )
         self.filters = Filters(connection, config.name)
+        self.ddl = Ddl(connection)
         self._prepared = False
 
     def tables(

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import Dropped, PyReplicaError
 from pyreplica.master import Master
+from pyreplica.replication.drift import DriftWatch
 from pyreplica.replication.limits import LogWatch
 from pyreplica.slave import Slave
 
@@ -31,8 +32,14 @@ def until_free(config: ReplicationConfig, waits: Callable[[float], bool]) -> Non
     waits(LOOKS)
 
 
-def look_after_log(config: ReplicationConfig, watch: LogWatch) -> Dropped | None:
+def look_after_log(
+    config: ReplicationConfig, watch: LogWatch, drift: DriftWatch | None = None
+) -> Dropped | None:
     """Look after the master's log while the slave is away: it goes on growing.
+
+    Args:
+        watch: warns of the log's size.
+        drift: looks for DDL that was not seen, when given.
 
     Returns:
         What is to be said of a slave that was dropped.
@@ -40,6 +47,8 @@ def look_after_log(config: ReplicationConfig, watch: LogWatch) -> Dropped | None
     try:
         with closing(Master(config)) as master:
             watch.look_after(master)
+            if drift is not None:
+                drift.look(master)
     except Dropped as dropped:
         return dropped
     except PyReplicaError as error:

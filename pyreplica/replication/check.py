@@ -10,6 +10,7 @@ from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.errors import NotInstalled, PyReplicaError
 from pyreplica.master import Master
 from pyreplica.model import Identity
+from pyreplica.replication.drift import unseen_ddl
 from pyreplica.replication.filters import as_configured, changed
 from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
 from pyreplica.slave import Slave
@@ -28,6 +29,7 @@ CALLED_ON_MASTER = (
     *("log_kept", "at_work", "waits_since", "log_bytes_after", "candidates", "refusal"),
     *("add_table", "remove_table", "set_capture", "code_of_others"),
     *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
+    *("installer", "sees_ddl", "drift", "follow_drift"),
 )
 WRITTEN_ON_SLAVE = (
     *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),
@@ -67,7 +69,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
         except PyReplicaError as error:
             yield Finding("problem", "slave", error.what, error.hint)
         if master is not None:
-            yield from _master(master)
+            yield from _master(master, config)
         if slave is not None:
             yield from _slave(slave, config)
         if master is not None and slave is not None:
@@ -96,19 +98,21 @@ def _server(side: Master | Slave) -> Iterator[Finding]:
         )
 
 
-def _master(master: Master) -> Iterator[Finding]:
+def _master(master: Master, config: ReplicationConfig) -> Iterator[Finding]:
     yield from _server(master)
     server = master.server()
     try:
         master.check_installed()
     except NotInstalled as error:
         yield Finding("problem", "master", error.what, error.hint)
+        if config.capture == "plpgsql":
+            return
         if not server.superuser:
             yield Finding(
                 "problem",
                 "master",
                 f"role {server.role} is no superuser and cannot install PyReplica there",
-                "Have a superuser run sql/master-install.sql.",
+                "Have a superuser run sql/master-install.sql; or `capture: plpgsql`.",
             )
         if not master.plpython_available():
             major = server.version // 10000
@@ -116,7 +120,8 @@ def _master(master: Master) -> Iterator[Finding]:
                 "problem",
                 "master",
                 "the server does not have the language plpython3u",
-                f"Install it there, on Debian: apt-get install postgresql-plpython3-{major}",
+                f"Install it there, on Debian: apt-get install postgresql-plpython3-{major}; or "
+                "`capture: plpgsql`.",
             )
         return
     except PyReplicaError as error:
@@ -135,6 +140,8 @@ def _master(master: Master) -> Iterator[Finding]:
             "Have a superuser look at the function and make it his: ALTER FUNCTION ... OWNER TO "
             "...; see docs/security.md.",
         )
+    for unseen in unseen_ddl(master):
+        yield Finding(*unseen)
     yield from _doorbell(master, server.prepared_transactions)
 
 

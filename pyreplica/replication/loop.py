@@ -30,6 +30,7 @@ from pyreplica.errors import (
 from pyreplica.model import Event, Position, State, Status, Step
 from pyreplica.replication import alone
 from pyreplica.replication.doubt import DoubtWatch
+from pyreplica.replication.drift import DriftWatch
 from pyreplica.replication.limits import LogWatch
 from pyreplica.replication.pause import PAUSED
 from pyreplica.replication.session import Session
@@ -93,6 +94,7 @@ class Replication:
         self._lock = threading.Lock()
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._watch = LogWatch(config, tell)
+        self._drift = DriftWatch(config)
         self._doubt = DoubtWatch(config, tell)
         self._rotated = -ROTATE_EVERY
         self._looked = 0.0
@@ -271,6 +273,7 @@ class Replication:
             if self._clock() - looked >= self.config.keepalive:
                 looked = self._clock()
                 self._look_after_log(session)
+                self._drift.look(session.master)
             session.slave.connection.wait(
                 looked + self.config.keepalive - self._clock(),
                 self._stop,
@@ -338,6 +341,7 @@ class Replication:
         if look:
             self._looked = now
             self._look_after_log(session)
+            self._drift.look(session.master)
             session.look_after_conflicts()
         at = self._telling.now()
         moved, read = session.step(look)
@@ -374,7 +378,10 @@ class Replication:
         if now - self._rotated < ROTATE_EVERY:
             return None
         self._rotated = now
-        dropped = alone.look_after_log(self.config, self._watch)
+        look = now - self._looked >= self.config.keepalive
+        if look:
+            self._looked = now
+        dropped = alone.look_after_log(self.config, self._watch, self._drift if look else None)
         self._telling.log_kept(self._watch.kept)
         return dropped
 

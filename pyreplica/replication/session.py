@@ -27,6 +27,7 @@ from pyreplica.model import (
 )
 from pyreplica.replication.agreement import Observer, agree
 from pyreplica.replication.conflicts import restate
+from pyreplica.replication.drift import check_ddl
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.reading import Reading
@@ -120,6 +121,7 @@ class Session:
         self.slave.check_installed()
         self.bit, self.cursor, applied = agree(self._config, self.master, self.slave, self._observe)
         self.changes = applied.changes
+        check_ddl(self._config, self.master)
         self.master.want_ddl(self._config.ddl)
         self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
         self._staging = applied.id

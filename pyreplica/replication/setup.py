@@ -12,6 +12,7 @@ from pyreplica.database import Connection
 from pyreplica.errors import NotInstalled, PyReplicaError, Refused
 from pyreplica.master import Candidate, Master
 from pyreplica.model import TableCopy, TableFilter
+from pyreplica.replication.drift import AT_ONCE, BLIND
 from pyreplica.replication.filters import changed, set_filter
 from pyreplica.slave import Slave
 from pyreplica.slave.guards import Guards
@@ -34,6 +35,11 @@ def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> N
         peer_timeout=config.peer_timeout,
     ) as connection:
         try:
+            if config.capture is not None:
+                # the script needs the language that is asked for, and nothing of the other one
+                connection.execute(
+                    "SELECT set_config('pyreplica.capture', %s, false)", (config.capture,)
+                )
             connection.execute(sqlfiles.script(name))
         except PyReplicaError:
             connection.rollback()
@@ -56,6 +62,8 @@ def install(config: ReplicationConfig) -> list[Line]:
     _run_script(config.slave, slave.connection.where, "slave-install.sql", config)
     lines.append(Line("slave: installed"))
     with closing(Master(config)) as master:
+        if not master.ddl.sees_ddl():
+            lines.append(Line(f"master: {BLIND}. {AT_ONCE}"))
         if config.capture is not None:
             lines.append(Line(f"master: {master.set_capture(config.capture)}"))
         held = _held(config)
@@ -139,12 +147,13 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
         on_master, on_slave = _is_installed(master), _is_installed(slave)
         last_of_master = on_master and not master.serves_others()
         last_of_slave = on_slave and not slave.serves_others()
-        if last_of_master and not master.server().superuser:
+        if last_of_master and not master.ddl.may_uninstall():
             raise Refused(
-                f"role {master.server().role} is no superuser, and the master's event triggers "
-                "can only be dropped by one",
+                f"role {master.server().role} is no superuser and has not installed PyReplica on "
+                "the master: it may not take it away",
                 where=master.connection.where,
-                hint="Connect as a superuser, or have one run sql/master-uninstall.sql.",
+                hint="Connect as the role that has, or have a superuser run "
+                "sql/master-uninstall.sql.",
             )
         for side, installed in ((slave, on_slave), (master, on_master)):
             if installed:

@@ -138,6 +138,11 @@ GD["pyreplica"] = since
 $body$;
     name text;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpython3u')
+        OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+    THEN
+        RETURN;   -- tables are captured in PL/pgSQL
+    END IF;
     FOREACH name IN ARRAY '{capture,capture_text}'::text[] LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.%I() RETURNS trigger LANGUAGE plpython3u '
             'SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS %L', name, body);

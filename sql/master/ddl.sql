@@ -10,15 +10,17 @@ $$;
 
 -- Whether a text from a client is a single DDL statement, and not a function or a block that does DDL among other things.
 CREATE OR REPLACE FUNCTION pyreplica.is_plain_ddl(query text) RETURNS boolean
-LANGUAGE plpython3u IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-import re
-
-# what may hold semicolons and words that mean nothing here
-opaque = r"""--[^\n]* | /\*.*?\*/ | "(?:[^"]|"")*" | \bE'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (\$\w*\$).*?\1
-    | \bBEGIN\s+ATOMIC\b.*\bEND\b"""
-bare = re.sub(opaque, " ", query, flags=re.S | re.X | re.I).strip().rstrip("; \n")
-words = "CREATE|ALTER|DROP|COMMENT|SECURITY|GRANT|REVOKE|REINDEX|CLUSTER"
-return ";" not in bare and re.match(rf"(?:{words})\b", bare, re.I) is not None
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- What may hold semicolons and words that mean nothing here. The shortest match counts (the {1,1}? says so for the
+    -- whole expression): a text that goes on after a doubled quote is two such pieces.
+    opaque constant text := $re$(?:--[^\n]*(?:\n|$)|/\*.*?\*/|"[^"]*"|\yE'(?:[^'\\]|''|\\.)*'(?!')|'[^']*'|(\$\w*\$).*?\1){1,1}?$re$;
+    bare text := regexp_replace(query, opaque, ' ', 'gi');
+BEGIN
+    bare := regexp_replace(bare, '\yBEGIN\s+ATOMIC\y.*\yEND\y', ' ', 'i');
+    RETURN rtrim(btrim(bare, E' \t\r\n'), E'; \t\r\n') !~ ';'
+        AND bare ~* '^\s*(CREATE|ALTER|DROP|COMMENT|SECURITY|GRANT|REVOKE|REINDEX|CLUSTER)\y';
+END
 $$;
 
 -- Logs the statement of the client that has just run DDL, once, when slaves want it. Called by the event triggers before
@@ -105,6 +107,10 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.begin_script(replications text[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF NOT pyreplica.sees_ddl() THEN
+        RAISE EXCEPTION 'DDL cannot be sent to the slaves: there are no event triggers, which only superusers can make'
+            USING HINT = 'Run the script on the slave, too, with psql.';
+    END IF;
     PERFORM set_config('pyreplica.script', coalesce(to_jsonb(replications), 'null')::text, true);
 END
 $$;

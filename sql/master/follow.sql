@@ -10,9 +10,10 @@ END
 $$;
 
 -- Brings captures in line with the catalog after the definitions of some tables have changed, or of any (null).
--- Answers how many it had to change.
+-- Answers how many it had to change. (jit = off, here and elsewhere: compiling such queries on the catalog takes ten times
+-- as long as running them.)
 CREATE OR REPLACE FUNCTION pyreplica.refresh(changed oid[] DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     -- detached partitions that still log under their old root, and removed tables
     strays constant oid[] := ARRAY(
@@ -29,13 +30,21 @@ DECLARE
     t record;
     newest integer;
     brought integer := 0;
+    blind constant boolean := NOT pyreplica.sees_ddl();
+    unlogged jsonb;
 BEGIN
     IF strays = '{}' AND NOT EXISTS (SELECT FROM pyreplica.replica_table r
-        WHERE r.active AND r.relid = ANY (concerned) AND NOT pyreplica.stands(r.id))
+        WHERE r.active AND r.relid = ANY (concerned) AND (NOT pyreplica.stands(r.id)
+            OR blind AND EXISTS (SELECT FROM pyreplica.moved_partitions(r.relid))))
     THEN
         RETURN 0;
     END IF;
     PERFORM pyreplica.lock_captures();
+    IF blind THEN
+        PERFORM pyreplica.lock_drifted(concerned, strays);
+        unlogged := (SELECT jsonb_agg(u) FROM pyreplica.unlogged_of(concerned
+            || ARRAY(SELECT k.root FROM pyreplica.replica_partition k WHERE k.relid = ANY (strays))) u);
+    END IF;
     newest := (SELECT max(r.id) FROM pyreplica.replica_table r);
     UPDATE pyreplica.replica_table r SET active = false
     WHERE r.active AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.relid);
@@ -46,7 +55,7 @@ BEGIN
         WHERE k.relid = ANY (strays)
         ORDER BY c.relkind
     LOOP
-        IF t.id IS NOT NULL AND EXISTS (SELECT FROM pg_class WHERE oid = t.relid AND relkind = 'r') THEN
+        IF t.id IS NOT NULL AND NOT blind AND EXISTS (SELECT FROM pg_class WHERE oid = t.relid AND relkind = 'r') THEN
             PERFORM pyreplica.log_partition(t.id, 'd', t.relid);
         END IF;
         DELETE FROM pyreplica.replica_partition k WHERE k.relid = t.relid;
@@ -63,7 +72,7 @@ BEGIN
         IF t.shape = pyreplica.shape_of(t.relid) THEN
             -- a new partition; the others and who writes to them are left in peace
             PERFORM pyreplica.set_triggers(p.relid, p.role_, t.id) FROM pyreplica.unset_parts(t.id) p;
-            PERFORM pyreplica.follow_partitions(t.relid, log_new := true);
+            PERFORM pyreplica.follow_partitions(t.relid, log_new := NOT blind);
         ELSE
             PERFORM pyreplica.build(t.relid);
         END IF;
@@ -71,6 +80,15 @@ BEGIN
     END LOOP;
     PERFORM pyreplica.log_alteration(r.id) FROM pyreplica.replica_table r
     WHERE r.active AND r.id > newest AND r.key_columns <> '{}';
+    FOR t IN
+        SELECT DISTINCT r.id, r.relid, u ->> 'bound' AS bound
+        FROM jsonb_array_elements(unlogged) u JOIN pyreplica.replica_table r ON r.relid = (u ->> 'root')::oid
+        WHERE r.active AND r.key_columns <> '{}'
+    LOOP
+        PERFORM pyreplica.follow_partitions(t.relid, log_new := false);
+        PERFORM pyreplica.log_drifted(t.id, t.bound);
+        brought := greatest(brought, 1);
+    END LOOP;
     PERFORM pyreplica.drop_unused_captures();
     RETURN brought;
 END
@@ -78,7 +96,7 @@ $$;
 
 -- DDL by anybody keeps the capture right, with the rights of who installed PyReplica.
 CREATE OR REPLACE FUNCTION pyreplica.follow_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET constraint_exclusion = off AS $$
 DECLARE
     changed oid[];
     ours text;

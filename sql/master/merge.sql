@@ -5,14 +5,17 @@
 -- their conditions, settings of the transaction, say that no MERGE is at work.
 
 -- Before each UPDATE of a partitioned table: whether it may be part of a MERGE. That a statement may be one is told by
--- its text, or that of what called it; SQL functions and EXECUTE do not give theirs away.
+-- its text, or that of what called it; SQL functions and EXECUTE do not give theirs away. Where a superuser installs this,
+-- the function has lc_messages = C; else, with messages that cannot be read, a caller of any kind may be one.
 CREATE OR REPLACE FUNCTION pyreplica.before_merge() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     callers text;
 BEGIN
     GET DIAGNOSTICS callers = PG_CONTEXT;
-    IF callers ~* '\mmerge\M' OR callers ~ '(^|\n)SQL function' OR current_query() ~* '\m(merge|execute)\M' THEN
+    IF callers ~* '\mmerge\M' OR callers ~ '(^|\n)SQL function' OR current_query() ~* '\m(merge|execute)\M'
+        OR position(E'\n' IN callers) > 0 AND current_setting('lc_messages') !~ '^(C|POSIX|en)\M'
+    THEN
         PERFORM set_config('pyreplica.merging', 'on', true);
     END IF;
     RETURN NULL;

@@ -1,10 +1,10 @@
 -- Code of others that must not get the rights of the capture. A part of master-install.sql.
 
--- A function that somebody without superuser rights has made and that PostgreSQL may call when the capture, which has
--- the rights of who installed it, reads a table: it computes constant parts of the expressions of indexes, partition
--- keys and extended statistics whenever a query on the table is planned, SQL functions included, and checks domains when
--- restate() makes keys of texts. Null when there is none. (CHECK constraints would be planned with as well; that is
--- turned off by constraint_exclusion in the functions that read tables.)
+-- A function of somebody who is neither a superuser nor the one who has installed this, and that PostgreSQL may call when
+-- the capture, which has that one's rights, reads a table: it computes constant parts of the expressions of indexes,
+-- partition keys and extended statistics whenever a query on the table is planned, SQL functions included, and checks
+-- domains when restate() makes keys of texts. Null when there is none. (CHECK constraints would be planned with as well;
+-- that is turned off by constraint_exclusion in the functions that read tables.)
 CREATE OR REPLACE FUNCTION pyreplica.code_of_others(rel oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE parts(relid) AS (
@@ -49,7 +49,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     LEFT JOIN pg_operator r ON d.refclassid = 'pg_operator'::regclass AND r.oid = d.refobjid
     JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE r.oprcode::oid END
     JOIN pg_roles o ON o.oid = f.proowner
-    WHERE NOT o.rolsuper
+    WHERE NOT o.rolsuper AND o.oid <> pyreplica.installer()
     ORDER BY 1 LIMIT 1
 $$;
 

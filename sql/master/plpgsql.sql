@@ -161,6 +161,9 @@ DECLARE
     settings constant text := (
         SELECT string_agg(format('SET %I = %L', s.name, s.value), ' ')
         FROM pyreplica.print_settings() s WHERE s.name = ANY (names));
+    -- a row that is hidden from who has installed this would be lost: an error is better
+    sees_all constant text := (SELECT CASE WHEN NOT r.rolsuper AND NOT r.rolbypassrls THEN 'SET row_security = off' END
+        FROM pg_roles r WHERE r.oid = pyreplica.installer());
     f record;
 BEGIN
     PERFORM pyreplica.begin_refreshing();   -- this DDL is nobody else's
@@ -171,7 +174,7 @@ BEGIN
         WHERE t.id = generation AND (event NOT LIKE 'BEFORE%' OR (t.shape ->> 'partitioned')::boolean)
     LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-            'SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off %s AS %L', f.name, settings, f.body);
+            'SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off %s %s AS %L', f.name, settings, sees_all, f.body);
         EXECUTE format('REVOKE ALL ON FUNCTION pyreplica.%I() FROM PUBLIC', f.name);
     END LOOP;
     PERFORM pyreplica.end_refreshing();
@@ -206,13 +209,18 @@ $$;
 -- made anew at once, in this transaction, which keeps their writers out until it commits; else it is for add_table() to
 -- do that, one table at a time.
 CREATE OR REPLACE FUNCTION pyreplica.set_capture(language text, renew boolean DEFAULT true) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     known constant text := (SELECT c.language FROM pyreplica.replica_capture c);
 BEGIN
     IF language IS NULL OR language NOT IN ('plpython3u', 'plpgsql') THEN
         RAISE EXCEPTION 'tables cannot be captured in %', coalesce(quote_literal(language), 'NULL')
             USING HINT = 'It is ''plpython3u'' or ''plpgsql''.';
+    END IF;
+    IF language = 'plpython3u' AND to_regprocedure('pyreplica.capture()') IS NULL THEN
+        RAISE EXCEPTION 'PyReplica was installed in database % without the language plpython3u', current_database()
+            USING HINT = 'Have a superuser run `pyreplica install` with `capture: plpython3u`, or sql/master-install.sql with '
+                'PGOPTIONS=''-c pyreplica.capture=plpython3u''.';
     END IF;
     PERFORM pyreplica.lock_captures();
     UPDATE pyreplica.replica_capture c SET language = set_capture.language WHERE c.language <> set_capture.language;

@@ -51,6 +51,9 @@ BEGIN
         FROM pyreplica.descendants(rel) d JOIN pg_class r ON r.oid = d
         WHERE r.relkind = 'f' OR r.relispartition AND r.relpersistence <> 'p' LIMIT 1;
         IF reason IS NULL THEN
+            reason := pyreplica.out_of_reach(rel);
+        END IF;
+        IF reason IS NULL THEN
             reason := pyreplica.code_of_others(rel) || '; ALTER FUNCTION ... OWNER TO a superuser who has read it';
         END IF;
         IF reason IS NULL THEN
@@ -204,6 +207,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT d, 'partition' FROM pyreplica.descendants(root) d JOIN pg_class c ON c.oid = d WHERE c.relispartition
 $$;
 
+-- How many triggers such a part has.
+CREATE OR REPLACE FUNCTION pyreplica.triggers_of(rel oid, role_ text) RETURNS integer
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE role_ WHEN 'root' THEN 5 ELSE 4 END
+        + CASE WHEN NOT pyreplica.merges(rel) THEN 0 WHEN role_ = 'root' THEN 4 ELSE 2 END
+$$;
+
 -- What of a captured table has not all its triggers.
 CREATE OR REPLACE FUNCTION pyreplica.unset_parts(generation integer) RETURNS TABLE (relid oid, role_ text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -213,8 +223,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         AND (SELECT count(*) FROM pyreplica.capture_trigger g
             WHERE g.relid = p.relid AND g.enabled AND g.generation = t.id
                 AND (g.language = c.language) IS NOT FALSE)
-        <> CASE p.role_ WHEN 'root' THEN 5 ELSE 4 END
-            + CASE WHEN NOT pyreplica.merges(p.relid) THEN 0 WHEN p.role_ = 'root' THEN 4 ELSE 2 END
+        <> pyreplica.triggers_of(p.relid, p.role_)
 $$;
 
 -- Whether a generation is in line with the catalog: built from what is there now, and with all its triggers. One
@@ -246,12 +255,13 @@ BEGIN
         shape_,
         CASE WHEN key_ = '{}' THEN '{}' ELSE pyreplica.capture_statements(next_id, shape_) END;
     PERFORM pyreplica.set_triggers(p.relid, p.role_, next_id) FROM pyreplica.parts_of(rel) p;
-    PERFORM pyreplica.follow_partitions(rel, log_new := NOT is_first);
+    -- where DDL is not seen, refresh() logs them
+    PERFORM pyreplica.follow_partitions(rel, log_new := NOT is_first AND pyreplica.sees_ddl());
 END
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.add_table("table" regclass) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     rel constant oid := "table"::oid;
     refused text;
@@ -274,7 +284,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.remove_table("table" regclass) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     heir regclass;
 BEGIN
@@ -296,7 +306,7 @@ $$;
 -- Every table that somebody may want replicated, and why it cannot be (null: it can).
 CREATE OR REPLACE FUNCTION pyreplica.candidates(schema text DEFAULT NULL)
 RETURNS TABLE (relid oid, schema_name text, table_name text, added boolean, reason text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     SELECT c.oid, n.nspname, c.relname,
         EXISTS (SELECT FROM pyreplica.replica_table t WHERE t.relid = c.oid AND t.active), r.reason
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pyreplica.refusal(c.oid) r

@@ -149,7 +149,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_capture (
     language text NOT NULL CHECK (language IN ('plpython3u', 'plpgsql')),
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only)
 );
-INSERT INTO pyreplica.replica_capture (language) VALUES ('plpython3u') ON CONFLICT DO NOTHING;
+INSERT INTO pyreplica.replica_capture (language) VALUES (current_setting('pyreplica.capture')) ON CONFLICT DO NOTHING;
 
 -- What tells our own DDL from that of others: is_refreshing(). A row is deleted in the transaction that has inserted it,
 -- so nobody else ever sees one.

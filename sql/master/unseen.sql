@@ -67,12 +67,7 @@ BEGIN
     DELETE FROM pyreplica.replica_partition k
     WHERE k.root = root_ AND k.relid NOT IN (SELECT pyreplica.descendants(root_));
     INSERT INTO pyreplica.replica_partition AS k (relid, root, bound)
-    SELECT d, root_,
-        -- a hash is of the table's oid, which is another one on the slave; functions may be missing there
-        CASE WHEN NOT EXISTS (
-            SELECT FROM pg_partition_ancestors(d) a JOIN pg_partitioned_table p ON p.partrelid = a
-            WHERE a <> d AND (p.partstrat = 'h' OR 0 = ANY (p.partattrs::int2[])))
-        THEN coalesce(pg_get_partition_constraintdef(d), 'true') END
+    SELECT d, root_, pyreplica.bound_of(d)
     FROM pyreplica.descendants(root_) d JOIN pg_class c ON c.oid = d
     WHERE c.relispartition
     ON CONFLICT (relid) DO UPDATE SET root = excluded.root, bound = excluded.bound
@@ -119,7 +114,8 @@ BEGIN
     IF anew OR reasons & 4 <> 0 OR added && t.key_columns THEN
         PERFORM pyreplica.log_table(generation, 'T');
         PERFORM pyreplica.log_rows(generation, 'i', relation);
-    ELSIF added <> '{}' AND (computed OR reasons & 2 <> 0) THEN
+    ELSIF added <> '{}' AND (computed OR reasons & 2 <> 0 OR NOT pyreplica.sees_ddl()) THEN
+        -- where DDL is not seen rows may have changed since
         PERFORM pyreplica.log_rows(generation, 'u', relation, added);
     ELSIF added <> '{}' THEN
         PERFORM pyreplica.log_table(generation, 'F', (

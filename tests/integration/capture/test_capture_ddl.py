@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg2
+import psycopg2.extensions
 import pytest
 
 from tests.integration.capture.oracle import Master
@@ -485,3 +486,35 @@ def test_ddl_of_two_sessions_at_a_time_is_followed_one_after_the_other(master: M
         "parent d 6",
         "parent d 7",
     ]
+
+
+PLAIN = [
+    "ALTER TABLE t ADD c text",
+    "  create index on t (v);  ",
+    "/* a; b */ DROP TABLE t -- gone; for good",
+    "-- first\nALTER TABLE t ADD c text DEFAULT 'a;b''c;d'",
+    "COMMENT ON TABLE t IS E'it\\'s; ''mine'' \\\\'",
+    'ALTER TABLE "a;""b" RENAME TO c',
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1; SELECT 2;$$",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $a$SELECT 1; $$; $a$",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; "
+    "SELECT CASE WHEN true THEN 2 END; END",
+]
+NOT_PLAIN = [
+    "ALTER TABLE t ADD c text; INSERT INTO t VALUES (1)",
+    "DO $$BEGIN ALTER TABLE t ADD c text; END$$",
+    "SELECT f()",
+    "CALL p()",
+    "ALTER TABLE t ADD c text DEFAULT 'a'; DROP TABLE u -- 'b'",
+    "COMMENT ON TABLE t IS E'a\\''; DROP TABLE u; COMMENT ON TABLE t IS 'b'",
+    "/* ALTER TABLE */ SELECT f()",
+    "",
+]
+
+
+def test_a_plain_ddl_statement_is_told_from_what_does_more(master: Master) -> None:
+    def is_plain(query: str) -> bool:
+        literal = psycopg2.extensions.adapt(query).getquoted().decode()
+        return bool(master.reader.value(f"SELECT pyreplica.is_plain_ddl({literal})"))
+
+    assert [query for query in PLAIN + NOT_PLAIN if is_plain(query)] == PLAIN
