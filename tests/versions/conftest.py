@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +98,14 @@ class Servers:
         return copied / "bin"
 
 
+@cache
 def _installed_major() -> int:
-    return int(find_binaries().parent.name)
+    done = subprocess.run(
+        [find_binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    assert found, done.stdout
+    return int(found[1])
 
 
 def major(version: str) -> int:
