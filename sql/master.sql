@@ -229,6 +229,9 @@ FROM pg_roles WHERE rolname = current_user
 -- name: drift
 SELECT relid::bigint, name, what, curable FROM pyreplica.drift() WHERE NOT pyreplica.sees_ddl()
 
+-- name: catalog_mark
+SELECT CASE WHEN NOT pyreplica.sees_ddl() THEN pyreplica.catalog_mark() END
+
 -- name: follow_drift
 SELECT pyreplica.follow_drift(%(relid)s)
 

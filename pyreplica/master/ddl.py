@@ -45,6 +45,11 @@ class Ddl:
         """Whether the session's role may take away what is installed."""
         return bool(self._connection.one(_SQL["may_uninstall"])[0])
 
+    def mark(self) -> str | None:
+        """What changes with each DDL, read at little cost; None where the master sees DDL."""
+        mark: str | None = self._connection.one(_SQL["catalog_mark"])[0]
+        return mark
+
     def drifted(self) -> list[Drifted]:
         """Tables whose capture has not followed DDL; none where the master sees it."""
         return [Drifted(*row) for row in self._connection.query(_SQL["drift"])]

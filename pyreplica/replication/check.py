@@ -29,7 +29,7 @@ CALLED_ON_MASTER = (
     *("log_kept", "at_work", "waits_since", "log_bytes_after", "candidates", "refusal"),
     *("add_table", "remove_table", "set_capture", "code_of_others"),
     *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
-    *("installer", "sees_ddl", "drift", "follow_drift"),
+    *("installer", "sees_ddl", "drift", "follow_drift", "catalog_mark"),
 )
 WRITTEN_ON_SLAVE = (
     *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),

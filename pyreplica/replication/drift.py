@@ -69,6 +69,7 @@ class DriftWatch:
     def __init__(self, config: ReplicationConfig) -> None:
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._said: set[str] = set()
+        self._unchanged: str | None = None
 
     def look(self, master: Master) -> None:
         """Look at the captured tables, if the master does not see DDL by itself.
@@ -79,12 +80,18 @@ class DriftWatch:
             Unreachable: the connection is lost.
         """
         try:
+            mark = master.ddl.mark()
+            if mark is None or mark == self._unchanged:
+                return
+            self._unchanged = None
             found = master.ddl.drifted()
         except DatabaseError as error:
             self._say(f"master: whether tables were altered could not be looked at: {error}")
             return
         said = {self._follow(master, table) for table in found}
         self._said &= said  # what has passed is said again when it comes back
+        if not found:
+            self._unchanged = mark
 
     def _follow(self, master: Master, table: Drifted) -> str:
         """Bring a table in line; gives what was said of it."""

@@ -69,6 +69,39 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     ORDER BY 2
 $$;
 
+-- Changes whenever DDL may have changed what drift() looks at, which takes some milliseconds for each table; this is read
+-- from the catalogs as a whole. A row of a catalog that is updated has another xmin.
+CREATE OR REPLACE FUNCTION pyreplica.catalog_mark() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT string_agg(k.n || ':' || k.hash, ' ' ORDER BY k.catalog) FROM (
+        SELECT r.catalog, count(*) AS n, sum(hashtextextended(r.oid || ' ' || r.xmin, 0)) AS hash
+        FROM (
+            SELECT 'class' AS catalog, oid::text, xmin::text FROM pg_class WHERE oid >= 16384 AND relpersistence <> 't'
+            UNION ALL
+            SELECT 'attribute', a.attrelid || '.' || a.attnum, a.xmin::text FROM pg_attribute a
+            JOIN pg_class c ON c.oid = a.attrelid
+            WHERE a.attrelid >= 16384 AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+            UNION ALL
+            SELECT 'trigger', oid::text, xmin::text FROM pg_trigger
+            UNION ALL
+            SELECT 'inherits', inhrelid || '.' || inhseqno, xmin::text FROM pg_inherits
+            UNION ALL
+            SELECT 'namespace', oid::text, xmin::text FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%temp\_%'
+            UNION ALL
+            SELECT 'type', t.oid::text, t.xmin::text FROM pg_type t
+            WHERE t.oid >= 16384 AND t.typtype IN ('d', 'e', 'r')
+            UNION ALL
+            SELECT 'constraint', oid::text, xmin::text FROM pg_constraint
+            UNION ALL
+            SELECT 'index', i.indexrelid::text, i.xmin::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE i.indexrelid >= 16384 AND c.relpersistence <> 't'
+            UNION ALL
+            SELECT 'proc', oid::text, xmin::text FROM pg_proc WHERE oid >= 16384
+        ) r(catalog, oid, xmin)
+        GROUP BY r.catalog
+    ) k
+$$;
+
 -- Keeps everybody else away from what refresh() is about to bring in line, so that nothing is written meanwhile. Whoever
 -- has written to one of them is waited for, as long as lock_timeout says.
 CREATE OR REPLACE FUNCTION pyreplica.lock_drifted(concerned oid[], strays oid[]) RETURNS void
