@@ -33,6 +33,7 @@ from pyreplica.replication.checksums import (
     Values,
     hashing,
 )
+from pyreplica.replication.filters import changed
 from pyreplica.replication.snapshots import Pair, Sides, Way, replayed, snapshots
 from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave
@@ -201,13 +202,14 @@ def _chosen(
             where=config.name,
             hint=f"It has {', '.join(map(str, tables)) or 'none'}.",
         )
+    recorded = master.filters.recorded()
     results: list[TableResult] = []
     comparable: list[tuple[CapturedTable, SlaveTable]] = []
     for table in tables:
         if names and str(table) not in names:
             continue
         here = slave.describe(table)
-        problem = misfit(table, here)
+        problem = changed(config, table, recorded.get(table.relid)) or misfit(table, here)
         state = states.get(table.relid)
         if state != "ready":
             results.append(_not_copied(config, table, state))

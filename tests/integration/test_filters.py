@@ -18,6 +18,7 @@ from pyreplica.database import sql as psycopg_sql
 from pyreplica.errors import DatabaseError, PyReplicaError, Refused
 from pyreplica.replication.addition import Addition, remove_tables
 from pyreplica.replication.check import check
+from pyreplica.replication.compare import compare
 from pyreplica.replication.repair import repair
 from pyreplica.replication.setup import install, uninstall
 from pyreplica.replication.wait import wait
@@ -465,6 +466,8 @@ def test_a_filter_that_was_changed_is_refused_until_the_table_is_copied_anew(
         (line,) = [line for line in install(other) if line.refused]
         assert "is not the one that the slave was copied with" in line.text
         assert len(problems(other)) == 1
+        (compared,) = compare(other)
+        assert "is not the one that the slave was copied with" in str(compared.problem)
         error = refused(other)
         assert "the filter of table public.customer" in error.line
         assert "pyreplica remove-table shop public.customer" in error.hint
