@@ -18,7 +18,7 @@ ORDER BY 1, 2
 -- For each bucket of keys the number of its rows and the sum of their hashes.
 -- name: sums
 SELECT (key_hash & {mask})::integer, count(*), sum(row_hash)
-FROM (SELECT {key_hash} AS key_hash, {row_hash} AS row_hash FROM ONLY {part} WHERE {blocks} AND {condition}) r
+FROM (SELECT {key_hash} AS key_hash, {row_hash} AS row_hash FROM ONLY {part} t WHERE {blocks} AND {own}) r
 GROUP BY 1
 
 -- The rows of some buckets: their keys, their hashes, and where they are. Ordered by a number, which is the same
@@ -28,7 +28,7 @@ SELECT key_hash, row_hash, key, relation, place
 FROM (
     SELECT {key_hash} AS key_hash, {row_hash} AS row_hash, ARRAY[{key}] AS key, tableoid::bigint AS relation,
         ctid::text AS place
-    FROM {rows} WHERE {condition}
+    FROM {rows} t WHERE {own}
 ) r
 WHERE get_bit({buckets}, (key_hash & {mask})::integer) = 1
 ORDER BY key_hash
@@ -36,4 +36,4 @@ ORDER BY key_hash
 -- The values of the rows at some places. Null is told from '', also where a composite value has null fields only.
 -- name: values
 SELECT tableoid::bigint, ctid::text, ARRAY[{values}]::text[]
-FROM {rows} WHERE ctid = ANY ({places}::tid[])
+FROM {rows} t WHERE ctid = ANY ({places}::tid[])

@@ -157,6 +157,13 @@ WHERE txid >= %(xmax)s::xid8 AND txid < pg_snapshot_xmax(%(until)s) AND pg_visib
 -- name: generations
 SELECT id FROM pyreplica.replica_table WHERE relid = ANY (%(relids)s::oid[])
 
+-- All generations of tables, with their columns' numbers.
+-- name: numbered_columns
+SELECT id, relid::bigint, schema_name, table_name,
+    (SELECT jsonb_object_agg(c ->> 'name', (c ->> 'number')::integer) FROM jsonb_array_elements(shape -> 'columns') c),
+    key_columns
+FROM pyreplica.replica_table ORDER BY id
+
 -- name: pending
 SELECT count(*), min(at) FROM (
     SELECT at FROM {log} l WHERE txid = ANY (%(running)s::xid8[])

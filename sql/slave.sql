@@ -61,10 +61,11 @@ RETURNING id
 -- name: adopt
 UPDATE pyreplica.replica_cursor SET master_system = %(system)s, master_database = %(database)s
 WHERE replication = %(replication)s;
-UPDATE pyreplica.replica_copy k SET slave_relid = to_regclass(format('%%I.%%I', k.schema_name, k.table_name))
-WHERE k.replication = %(replication)s AND NOT EXISTS (
+UPDATE pyreplica.replica_copy k SET slave_relid = to_regclass(format('%%I.%%I', w.schema, w.name))
+FROM unnest(%(relids)s::bigint[], %(schemas)s::text[], %(names)s::text[]) w(relid, schema, name)
+WHERE k.replication = %(replication)s AND k.master_relid::bigint = w.relid AND NOT EXISTS (
     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = k.slave_relid AND c.relname = k.table_name AND n.nspname = k.schema_name)
+    WHERE c.oid = k.slave_relid AND c.relname = w.name AND n.nspname = w.schema)
 
 -- name: finish_copy
 UPDATE pyreplica.replica_cursor
@@ -86,7 +87,7 @@ WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at 
 
 -- name: copied_table
 UPDATE pyreplica.replica_copy SET state = 'ready', rows_copied = %(rows)s, copied_at = now(),
-    slave_relid = to_regclass(format('%%I.%%I', schema_name, table_name))
+    slave_relid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
 WHERE replication = %(replication)s AND master_relid = %(relid)s
 
 -- name: forget_tables
@@ -102,7 +103,7 @@ WHERE c.replication = %(replication)s
 -- name: joining_table
 UPDATE pyreplica.replica_copy
 SET state = 'joining', snapshot = %(snapshot)s, rows_copied = %(rows)s, copied_at = now(),
-    slave_relid = to_regclass(format('%%I.%%I', schema_name, table_name))
+    slave_relid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
 WHERE replication = %(replication)s AND master_relid = %(relid)s
 
 -- name: joined_tables
@@ -375,10 +376,11 @@ SELECT n.nspname::text, c.relname::text, c.relkind = 'p',
     c.oid::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
-    -- a unique index on just the key columns, the primary key first
+    -- a unique index on just the key columns, and perhaps on columns that are constants; the primary key first
     SELECT i.indexrelid, i.indkey, i.indclass FROM pg_index i
     WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indisvalid
         AND (SELECT array_agg(ka.attname::text ORDER BY ka.attname::text)
+                FILTER (WHERE ka.attname::text <> ALL (%(constants)s::text[]))
             FROM unnest(i.indkey::int2[]) WITH ORDINALITY ik(attnum, n)
             JOIN pg_attribute ka ON ka.attrelid = c.oid AND ka.attnum = ik.attnum
             WHERE ik.n <= i.indnkeyatts)
@@ -434,4 +436,4 @@ WHERE f.by_name OR NOT EXISTS (SELECT FROM found b WHERE b.by_name AND b.relid =
 ORDER BY c.oid, f.by_name DESC, f.relid
 
 -- name: has_rows
-SELECT EXISTS (SELECT FROM {table})
+SELECT EXISTS (SELECT FROM {table} t WHERE {own})

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyreplica.config import dsn
 from pyreplica.config.filters import Filters, filters
+from pyreplica.config.mapping import mapping
 from pyreplica.config.policies import OnError, Policies, policies
 from pyreplica.config.sections import checked, checks, keys, required, settings
 from pyreplica.config.yamltree import (
@@ -22,7 +23,7 @@ from pyreplica.config.yamltree import (
     size,
     whole,
 )
-from pyreplica.model import TableFilter
+from pyreplica.model import Map, TableFilter
 
 
 def _connection_string(spot: Spot) -> str:
@@ -72,6 +73,7 @@ class ReplicationConfig:
         filters: which rows and columns of tables the slave gets, where that is not all.
         capture: the language of the capture triggers, "plpython3u" or "plpgsql"; None for what the
             master has. ``pyreplica install`` sees to it.
+        map: what the master's tables are called on the slave, and what is masked.
         commit: how a batch is committed.
         ddl: whether DDL on replicated schemas is run on the slave, too. What
             ``pyreplica execute`` runs always is.
@@ -99,6 +101,7 @@ class ReplicationConfig:
     slave: str = field(metadata=checked(_connection_string))
     tables: tuple[str, ...] | None = field(default=None, metadata=checked(_patterns))
     filters: Filters = field(default=(), metadata=checked(filters))
+    map: Map = field(default=Map(), metadata=checked(mapping))
     capture: str | None = field(
         default=None,
         metadata=checked(
@@ -190,6 +193,7 @@ def replication(name: str, spot: Spot, defaults: Mapping[str, Any]) -> Replicati
     """
     found = {**_DEFAULTS, **defaults, **settings(spot, _CHECKS, _REQUIRED)}
     _check_retries(spot, found)
+    _check_map(spot, found)
     return ReplicationConfig(name, **found)
 
 
@@ -199,6 +203,16 @@ def _check_retries(spot: Spot, found: Mapping[str, Any]) -> None:
         entry = entries.get("retry_first") or entries.get("retry_max") or spot
         first, longest = found["retry_first"], found["retry_max"]
         entry.fail(f"retry_first ({first:g} s) must not be longer than retry_max ({longest:g} s)")
+
+
+def _check_map(spot: Spot, found: Mapping[str, Any]) -> None:
+    if found["map"] and found["ddl"]:
+        entries = spot.entries("")
+        entry = entries.get("map") or entries.get("ddl") or spot
+        entry.fail(
+            "`map:` and `ddl: replicate` do not go together",
+            "DDL names the master's tables: alter the slave's by hand, and leave `ddl: ignore`",
+        )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -16,6 +16,8 @@ from pyreplica.errors import ConfigError
 
 _CONNECTIONS = frozenset({"master", "slave"})
 _PASSWORDS = frozenset({"password"})
+_MAP = "map"
+_SECRET = "secret"
 
 
 def check_secrecy(path: Path, status: os.stat_result, root: yaml.Node | None) -> None:
@@ -49,7 +51,11 @@ def _passwords(node: yaml.Node | None, key: str) -> Iterator[int]:
     """The lines with a password that is written out."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
-            yield from _passwords(value, str(name.value))
+            # what is below a map are names of columns, which may be called password
+            if key != _MAP:
+                yield from _passwords(value, str(name.value))
+            elif name.value == _SECRET:
+                yield from _passwords(value, "password")
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _passwords(item, key)

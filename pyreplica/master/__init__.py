@@ -12,6 +12,7 @@ from pyreplica.errors import Dropped, Refused
 from pyreplica.master.ddl import Ddl
 from pyreplica.master.filters import Filters
 from pyreplica.master.log import Log
+from pyreplica.master.masking import Masking
 from pyreplica.master.sequences import sequences_of
 from pyreplica.model import (
     SQL_VERSION,
@@ -104,10 +105,12 @@ class Master(Side):
             peer_timeout=config.peer_timeout,
         )
         super().__init__(connection, "master", config.name, _SQL)
+        self.masking = Masking(connection, config.map)
         self.log = Log(
             connection,
             config.name,
             projected=any(one.columns is not None for _, _, one in config.filters),
+            masking=self.masking,
         )
         self.filters = Filters(connection, config.name)
         self.ddl = Ddl(connection)

@@ -9,11 +9,13 @@ from datetime import datetime
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, sql
+from pyreplica.master.masking import Masking
 from pyreplica.master.sequences import sequences_of
 from pyreplica.model import (
     CapturedTable,
     Change,
     Cursor,
+    Map,
     MasterSequence,
     Position,
     Snapshot,
@@ -72,15 +74,22 @@ class Log:
         connection: the session.
         replication: whose slave it is.
         projected: it does not get all columns of all tables.
+        masking: what is masked leaves it masked.
     """
 
     def __init__(
-        self, connection: Connection, replication: str, *, projected: bool = False
+        self,
+        connection: Connection,
+        replication: str,
+        *,
+        projected: bool = False,
+        masking: Masking | None = None,
     ) -> None:
         self._connection = connection
         self._replication = replication
         self._projected = projected
         self._bound: dict[str, str] = {}
+        self._masking = Masking(connection, Map()) if masking is None else masking
         self._prepared = False
 
     @property
@@ -132,6 +141,8 @@ class Log:
         changes: tuple[Change, ...] | None = ()
         if many is not None:
             changes = None if many else tuple(sorted(Change(*row[6:]) for row in rows))
+        if changes:
+            changes = self._masking.changes(changes)
         return Fetched(
             Position(Snapshot.parse(snapshot), log_id, at),
             changes,
@@ -192,7 +203,8 @@ class Log:
             )
             for begin, tabs, these in parts
         ]
-        return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(" UNION ALL ").join(queries))
+        query = self._masking.over(sql.SQL(" UNION ALL ").join(queries))
+        return sql.SQL("COPY ({}) TO STDOUT").format(query)
 
     def inserted(
         self, after: Snapshot, until: Snapshot, generation: int, columns: sql.Composable
@@ -285,7 +297,8 @@ class Log:
             keys: the text of jsonb objects, as in the log.
         """
         values = {**self._between(after, until), "relid": table.relid, "keys": list(keys)}
-        return [Change(*row) for row in self._connection.query(self._sql["changes_of"], values)]
+        found = [Change(*row) for row in self._connection.query(self._sql["changes_of"], values)]
+        return list(self._masking.changes(tuple(found)))
 
     def truncated(self, after: Snapshot, table: CapturedTable) -> bool:
         """Whether a table was truncated after a snapshot."""

@@ -12,6 +12,12 @@ from pyreplica.model.events import (
 from pyreplica.model.filters import (
     TableFilter,
 )
+from pyreplica.model.mapping import (
+    Map,
+    Mask,
+    MaskKind,
+    TableMap,
+)
 from pyreplica.model.positions import (
     SQL_VERSION,
     Applied,
@@ -54,6 +60,9 @@ __all__ = [
     "EventKind",
     "Identity",
     "LogKept",
+    "Map",
+    "Mask",
+    "MaskKind",
     "MasterSequence",
     "Position",
     "Script",
@@ -69,5 +78,6 @@ __all__ = [
     "Step",
     "TableCopy",
     "TableFilter",
+    "TableMap",
     "TablePart",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from pyreplica.model.mapping import TableMap
 from pyreplica.model.positions import Snapshot
 
 
@@ -96,6 +97,8 @@ class SlaveColumn:
         identity_always: GENERATED ALWAYS AS IDENTITY; it can be inserted, not updated.
         required: NOT NULL and without a default.
         definition: of a type that users have made, what it is made of.
+        logged: what the master, and so the log, calls it; None for one that only the slave has,
+            where a column of the master that goes elsewhere is called like it, and for a constant.
     """
 
     name: str
@@ -107,6 +110,7 @@ class SlaveColumn:
     identity_always: bool
     required: bool
     definition: str | None = None
+    logged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class SlaveTable:
         unlogged: it, or a partition of it, would be empty after a crash.
         rewritten: a rule makes something else of an INSERT, also in the daemon's session.
         relid: its oid.
+        map: what the configuration makes of the master's table.
     """
 
     schema: str
@@ -134,10 +139,15 @@ class SlaveTable:
     unlogged: bool
     rewritten: bool
     relid: int
+    map: TableMap
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
 
+    @property
+    def logged(self) -> dict[str, SlaveColumn]:
+        """The columns by what the log calls them."""
+        return {c.logged: c for c in self.columns.values() if c.logged is not None}
 
 @dataclass(frozen=True, slots=True)
 class TablePart:

@@ -24,7 +24,7 @@ from pyreplica.master import Master
 from pyreplica.model import CapturedTable, TableCopy
 from pyreplica.replication.agreement import known
 from pyreplica.replication.copier import Copier, Progress
-from pyreplica.replication.copy import fits
+from pyreplica.replication.copy import fits, told_apart
 from pyreplica.replication.filters import as_configured, changed, set_filters
 from pyreplica.replication.joining import recorded
 from pyreplica.slave import Slave
@@ -237,8 +237,11 @@ class Addition:
         """
         gone = []
         captured = {t.relid: t for t in master.tables()}
+        known = {**captured, **{t.relid: t for t in tables}}.values()
+        told_apart(self._config, [t for t in known if self._config.includes(t.schema, t.name)])
         for table in tables:
-            fits(self._config, table, slave.describe(table))
+            here = slave.describe(table, master.masking.of(table))
+            fits(self._config, table, here)
             for copy in copies.values():
                 if copy.relid == table.relid or not _called_alike(copy, table):
                     continue
@@ -252,9 +255,9 @@ class Addition:
                         f"Rename it on the slave as well, and create the new table {table} there.",
                     )
             ours = _state(copies, table) == "copying"
-            if not self._truncate and not ours and slave.has_rows(table):
+            if here is not None and not self._truncate and not ours and slave.has_rows(here):
                 raise self._refusal(
-                    f"table {table} on the slave has rows",
+                    f"table {here} on the slave has rows",
                     "If they may be replaced by the master's rows: --truncate.",
                 )
         return gone

@@ -68,7 +68,8 @@ class Analysis:
 
 
 def _analyse(slave: Slave, table: CapturedTable) -> None:
-    name = sql.Identifier(table.schema, table.name)
+    here = slave.place(table)
+    name = sql.Identifier(here.schema, here.name)
     try:
         slave.connection.execute(sql.SQL("ANALYZE {}").format(name))
     except PyReplicaError as error:

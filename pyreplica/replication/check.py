@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyreplica.config import CommitMode, ReplicationConfig
-from pyreplica.errors import NotInstalled, PyReplicaError
+from pyreplica.database.masks import Masks
+from pyreplica.errors import NotInstalled, PyReplicaError, Refused
 from pyreplica.master import Master
-from pyreplica.model import Identity
+from pyreplica.model import CapturedTable, Identity
 from pyreplica.replication.drift import unseen_ddl
 from pyreplica.replication.filters import as_configured, changed
 from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
 from pyreplica.slave import Slave
-from pyreplica.slave.statements import misfit
+from pyreplica.slave.misfit import misfit, unknown_column
 
 OLDEST = 130000
 
@@ -74,6 +75,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
             yield from _slave(slave, config)
         if master is not None and slave is not None:
             yield from _both(master, slave)
+            yield from _map(config, master)
             yield from _tables(config, master, slave)
             yield from _sequences(config, master, slave)
     finally:
@@ -236,6 +238,31 @@ def _both(master: Master, slave: Slave) -> Iterator[Finding]:
         )
 
 
+def _map(config: ReplicationConfig, master: Master) -> Iterator[Finding]:
+    """What is wrong with the names in `map:`."""
+    if not _installed(master):
+        return
+    chosen = {(t.schema, t.name) for t in master.tables() if config.includes(t.schema, t.name)}
+    for one in sorted(config.map.named - chosen):
+        yield Finding(
+            "problem",
+            ".".join(one),
+            "is named in `map:`, and is not among the tables that are captured and chosen",
+            "Correct the name, or look at `tables:`; run `pyreplica install` if it is new.",
+        )
+    for one, other in config.map.mixed(sorted(chosen)):
+        yield Finding(
+            "problem",
+            ".".join(other),
+            f"would be the same table on the slave as {'.'.join(one)}",
+            "Map one to another name, or tell their rows apart with `constants:`.",
+        )
+    try:
+        master.masking.load()
+    except PyReplicaError as error:
+        yield Finding("problem", "master", error.what, error.hint)
+
+
 def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
     """Which tables can be replicated, and whether the slave's fit."""
     installed = _installed(master)
@@ -300,17 +327,18 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 "cannot be read on the master",
                 f"GRANT SELECT ON {name} TO the master's role, and USAGE on its schema.",
             )
-        here = slave.describe(as_captured)
+        here = slave.describe(as_captured, _masks(master, as_captured) if installed else None)
         if here is not None and not here.writable:
             yield Finding(
                 "problem",
                 name,
                 "cannot be written on the slave",
-                f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {name} TO the slave's role.",
+                f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {here} TO the slave's role.",
             )
-        problem = misfit(as_captured, here)
+        there = slave.place(as_captured)
+        problem = unknown_column(as_captured, there) or misfit(as_captured, here, there)
         if problem is not None:
-            missing = here is None and not copies
+            missing = here is None and not copies and not config.map
             yield Finding(
                 "note" if missing else "problem",
                 name,
@@ -335,6 +363,14 @@ def _tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator
                 else problem_before or "was not copied to the end; its changes are passed over",
                 f"Run `pyreplica add-table {config.name} {name}`.",
             )
+
+
+def _masks(master: Master, table: CapturedTable) -> Masks | None:
+    """What is masked of a table; None, so that its name tells, where a mask is of no table."""
+    try:
+        return master.masking.of(table)
+    except Refused:
+        return None  # told before
 
 
 def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
@@ -368,7 +404,7 @@ def _sequence(config: ReplicationConfig, pair: Pair, copied: bool) -> Iterator[F
             name,
             f"the slave does not have the sequence{used}",
             f"Create it: CREATE SEQUENCE {name} AS {pair.master.type}."
-            if copied
+            if copied or config.map
             else f"Create it, or let `pyreplica copy {config.name} --schema` make it.",
         )
     for here in pair.slaves:

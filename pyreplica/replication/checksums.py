@@ -7,13 +7,15 @@ and partitions do not matter. Only buckets that differ are read again, row by ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, sql
-from pyreplica.model import CapturedTable
+from pyreplica.model import CapturedTable, MaskKind, SlaveTable
+from pyreplica.replication.rows import condition, shown
+from pyreplica.slave.own import own
 
 _SQL = sqlfiles.statements("compare.sql")
 _REWRITTEN = sqlfiles.statements("master.sql")["rewritten"]
@@ -30,8 +32,6 @@ ROWS_AT_ONCE = 100
 # Sums of 64 bits: chance makes a change unseen once in 10^19.
 _FAST = 'hashtextextended(({}) COLLATE "C", 0)'
 _PORTABLE = "('x' || left(md5(convert_to({}, 'UTF8')), 16))::bit(64)::bigint"
-
-_ALL = sql.SQL("true")
 
 Key = tuple[str, ...]
 Values = dict[str, str | None]
@@ -71,51 +71,93 @@ def buckets_for(rows: int) -> int:
     return 1 << (wished - 1).bit_length()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one side has a table, and what of it is compared.
+
+    Args:
+        columns: what is compared, by the master's names of the columns; its key among it.
+        own: the condition for the rows ``t`` that are the replication's.
+        partitioned: whether it is partitioned on this side.
+    """
+
+    schema: str
+    name: str
+    columns: Mapping[str, sql.Composable]
+    own: sql.Composable
+    partitioned: bool
+
+
+def places(captured: CapturedTable, here: SlaveTable) -> tuple[Place, Place]:
+    """A table on the master and on the slave.
+
+    What is masked by nothing or by a constant is left out: only the slave says how it prints that.
+    """
+    masks = here.map.masks
+    # the key comes first and once
+    columns = [
+        c
+        for c in dict.fromkeys((*captured.key, *captured.columns))
+        if c not in masks or masks[c].kind is MaskKind.HASH
+    ]
+    there = {
+        c: shown(captured, c, masks) if c in masks else sql.Identifier("t", c) for c in columns
+    }
+    return (
+        Place(
+            captured.schema, captured.name, there, condition(captured), captured.partitioned
+        ),
+        Place(
+            here.schema,
+            here.name,
+            {c: sql.Identifier("t", here.logged[c].name) for c in columns},
+            sql.SQL(" AND ").join([sql.SQL("true"), *own(here)]),
+            here.partitioned,
+        ),
+    )
+
+
 class TableReader:
     """One table on one side, read in the snapshot of the session's open transaction.
 
     Args:
         connection: the session.
-        captured: the table; its columns are looked for under the same names on either side.
-        partitioned: whether it is partitioned on this side.
+        captured: the table.
+        place: where it is on this side.
         hash_: the expression of :func:`hashing`.
         buckets: their number, as :func:`buckets_for` gives it.
-        condition: which of its rows count on this side.
     """
 
     def __init__(
         self,
         connection: Connection,
         captured: CapturedTable,
+        place: Place,
         *,
-        partitioned: bool,
         hash_: str,
         buckets: int,
-        condition: sql.Composable = _ALL,
     ) -> None:
         self.connection = connection
         self.read = 0
         self._captured = captured
-        # the key comes first and once
-        columns = dict.fromkeys((*captured.key, *captured.columns))
-        self._columns = tuple(columns)
-        name = sql.Identifier(captured.schema, captured.name)
-        self._rows = sql.SQL("" if partitioned else "ONLY ") + name
-        key = [sql.Identifier(column) for column in captured.key]
+        self._place = place
+        name = sql.Identifier(place.schema, place.name)
+        self._rows = sql.SQL("" if place.partitioned else "ONLY ") + name
+        key = [place.columns[column] for column in captured.key]
         self._parts = {
+            "own": place.own,
             "key_hash": sql.SQL(hash_).format(
                 sql.SQL("concat({})" if len(key) == 1 else "ROW({})::text").format(
                     sql.SQL(", ").join(key)
                 )
             ),
             "row_hash": sql.SQL(hash_).format(
-                sql.SQL("ROW({})::text").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+                sql.SQL("ROW({})::text").format(sql.SQL(", ").join(place.columns.values()))
             ),
             # concat() prints with the type's output function, as the log does
             "key": sql.SQL(", ").join(sql.SQL("concat({})").format(column) for column in key),
             "mask": sql.Literal(buckets - 1),
             "rows": self._rows,
-            "condition": condition,
         }
         self._buckets = buckets
 
@@ -137,7 +179,7 @@ class TableReader:
     def _pieces(self) -> Iterator[tuple[sql.Composable, sql.Composable]]:
         """The table in pieces: a relation, and the condition for a range of its blocks."""
         parts = self.connection.query(
-            _SQL["parts"], {"schema": self._captured.schema, "table": self._captured.name}
+            _SQL["parts"], {"schema": self._place.schema, "table": self._place.name}
         )
         step = max(BLOCKS, sum(blocks for _, _, blocks, _ in parts) // PIECES)
         for schema, name, blocks, ranged in parts:
@@ -148,7 +190,7 @@ class TableReader:
             for first in range(0, blocks, step):
                 yield (
                     part,
-                    sql.SQL("ctid >= {}::tid AND ctid < {}::tid").format(
+                    sql.SQL("t.ctid >= {}::tid AND t.ctid < {}::tid").format(
                         sql.Literal(f"({first},0)"), sql.Literal(f"({first + step},0)")
                     ),
                 )
@@ -172,13 +214,11 @@ class TableReader:
     def values(self, places: Sequence[tuple[int, str]]) -> Iterator[tuple[tuple[int, str], Values]]:
         """The rows at some places, without their keys, in no order."""
         key = set(self._captured.key)
-        columns = [column for column in self._columns if column not in key]
+        columns = {name: c for name, c in self._place.columns.items() if name not in key}
         wanted = set(places)
         values = sql.SQL(", ").join(
-            sql.SQL("CASE WHEN num_nulls({0}) = 0 THEN concat({0}) END").format(
-                sql.Identifier(column)
-            )
-            for column in columns
+            sql.SQL("CASE WHEN num_nulls({0}) = 0 THEN concat({0}) END").format(column)
+            for column in columns.values()
         )
         for first in range(0, len(places), ROWS_AT_ONCE):
             some = places[first : first + ROWS_AT_ONCE]
@@ -194,6 +234,6 @@ class TableReader:
     def rewritten(self) -> bool:
         """Whether the table has a new file, in which the transaction's snapshot sees no row."""
         (rewritten,) = self.connection.one(
-            _REWRITTEN, {"schema": self._captured.schema, "table": self._captured.name}
+            _REWRITTEN, {"schema": self._place.schema, "table": self._place.name}
         )
         return bool(rewritten)

@@ -37,7 +37,7 @@ from pyreplica.replication.filters import changed
 from pyreplica.replication.snapshots import Pair, Sides, Way, replayed, snapshots
 from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave
-from pyreplica.slave.statements import misfit
+from pyreplica.slave.misfit import misfit
 
 KEPT = 1000
 """So many differing keys of a table are named; further ones are only counted."""
@@ -208,8 +208,12 @@ def _chosen(
     for table in tables:
         if names and str(table) not in names:
             continue
-        here = slave.describe(table)
-        problem = changed(config, table, recorded.get(table.relid)) or misfit(table, here)
+        here = slave.describe(table, master.masking.of(table))
+        problem = (
+            changed(config, table, recorded.get(table.relid))
+            or misfit(table, here, slave.place(table))
+            or _masked(table, here)
+        )
         state = states.get(table.relid)
         if state != "ready":
             results.append(_not_copied(config, table, state))
@@ -225,6 +229,16 @@ def _chosen(
             hint="Look at `tables:` in the configuration and at `pyreplica check`.",
         )
     return results, comparable
+
+
+def _masked(table: CapturedTable, here: SlaveTable | None) -> tuple[str, str] | None:
+    """Why a table whose key is masked cannot be compared."""
+    if here is None or here.map.masks.keys().isdisjoint(table.key):
+        return None
+    return (
+        "its key is masked, so that no row of the master can be told by the slave's",
+        "Count its rows on both sides instead; or leave the key as it is in `masks:`.",
+    )
 
 
 def _not_copied(config: ReplicationConfig, table: CapturedTable, state: str | None) -> TableResult:
@@ -303,7 +317,8 @@ class _Comparison:
             here = rights.get(pair.right.place) if pair.right else None
             on_slave, on_master = pair.right is not None, pair.left is not None
             if emptied or pair.key in moved:
-                here = replayed(None if emptied else here, moved.get(pair.key, ()))
+                changes = moved.get(pair.key, ())
+                here = replayed(None if emptied else here, changes, self._sides.compared)
                 on_slave = here is not None
                 if here == there:
                     continue

@@ -20,7 +20,8 @@ from pyreplica.slave import Slave
 from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
 from pyreplica.slave.culprit import is_data_error
 from pyreplica.slave.fold import Net, fold
-from pyreplica.slave.statements import Part, TableStatements, misfit
+from pyreplica.slave.misfit import misfit
+from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, resolution
 
 ROWS = 1_000
@@ -205,7 +206,7 @@ class _Retry:
         conflict = self._conflict(net, statements, source)
         if conflict is not None:
             settled = resolution(self._config.conflicts, conflict)
-            if settled is None:
+            if settled is None or (settled == "restating" and statements.key_masked):
                 raise ApplyError(f"conflict {conflict}: {MEANINGS[conflict]}")
             if settled != "applied":
                 return settled
@@ -235,14 +236,15 @@ class _Retry:
             if not found:
                 raise ApplyError("the master does not know the table any more")
             captured = found[0]
-            table = self._slave.describe(captured)
+            masks = self._master.masking.of(captured)
+            table = self._slave.describe(captured, masks)
             if table is None:
                 for now in self._master.tables():
                     if now.relid == captured.relid:
                         table = self._slave.describe(
-                            replace(captured, schema=now.schema, name=now.name)
+                            replace(captured, schema=now.schema, name=now.name), masks
                         )
-            problem = misfit(captured, table)
+            problem = misfit(captured, table, self._slave.place(captured))
             if problem is not None or table is None:
                 raise ApplyError((problem or ("", ""))[0])
             self._tables[generation] = TableStatements(captured, table)

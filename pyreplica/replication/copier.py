@@ -197,6 +197,7 @@ class Copier:
                     table,
                     size.partitioned,
                     lambda n: self._progress.rows(str(table), n),
+                    slave.place(table, master.masking.of(table)),
                 )
                 if master.rewritten(table) and not self._truncated(master.log.position(), table):
                     raise PyReplicaError(

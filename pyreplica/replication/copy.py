@@ -7,7 +7,7 @@ the first batch after the copy begins exactly where the copy ended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ from pyreplica.replication.schema import ATTACHMENT, NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
 from pyreplica.slave import Slave
+from pyreplica.slave.misfit import misfit, unknown_column
 from pyreplica.slave.parts import begin_rest, parts_here
-from pyreplica.slave.statements import misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ class Copy:
             slave.lock()
             master.lock()
             tables = self._chosen(master)
-            here = {table: slave.describe(table) for table in tables}
+            master.masking.load()
+            here = {table: slave.describe(table, master.masking.of(table)) for table in tables}
             self._check(slave, here)
             return self._copy(master, slave, here)
 
@@ -123,6 +124,13 @@ class Copy:
             )
         if unfinished and applied is not None and applied.made_schema:
             return  # an earlier copy --schema of our own goes on
+        if self._schema and self._config.map:
+            raise Refused(
+                "--schema makes the master's tables, and `map:` wants other ones",
+                where=self._config.name,
+                hint="Create the slave's tables by hand, as `map:` calls them, and copy without "
+                "--schema.",
+            )
         if self._schema:
             present = [table for table, found in here.items() if found is not None]
             if present:
@@ -134,12 +142,16 @@ class Copy:
             return
         for table, found in here.items():
             fits(self._config, table, found)
+        told_apart(self._config, here)
+        _known(self._config, here)
         # what an unfinished copy of our own has left may go
         ours = set(slave.records.copies()) if unfinished else set()
-        for table in here:
-            if not self._truncate and table.relid not in ours and slave.has_rows(table):
+        for table, found in here.items():
+            if found is None or self._truncate or table.relid in ours:
+                continue
+            if slave.has_rows(found):
                 raise Refused(
-                    f"table {table} on the slave has rows",
+                    f"table {found} on the slave has rows",
                     where=self._config.name,
                     hint="If they may be replaced by the master's rows: --truncate.",
                 )
@@ -241,6 +253,30 @@ def _copied(slave: Slave, table: CapturedTable, rows: int) -> None:
 
 def fits(config: ReplicationConfig, table: CapturedTable, found: SlaveTable | None) -> None:
     """Refuse a table of the slave that cannot take the master's rows."""
-    problem = misfit(table, found)
+    there = config.map.table(table.schema, table.name)
+    problem = unknown_column(table, there) or misfit(table, found, there)
     if problem is not None:
         raise Refused(problem[0], where=config.name, hint=problem[1])
+
+
+def _known(config: ReplicationConfig, tables: Iterable[CapturedTable]) -> None:
+    """Refuse a mapping of tables that are not there."""
+    unknown = config.map.named - {(t.schema, t.name) for t in tables}
+    for one in sorted(unknown):
+        raise Refused(
+            f"`map:` names table {'.'.join(one)}, which is not among the replicated tables",
+            where=config.name,
+            hint="Correct the name, or look at `tables:` and at `pyreplica check`.",
+        )
+
+
+def told_apart(config: ReplicationConfig, tables: Iterable[CapturedTable]) -> None:
+    """Refuse two tables of one name on the slave, of which nothing tells the rows apart."""
+    for table, other in config.map.mixed((t.schema, t.name) for t in tables):
+        raise Refused(
+            f"the master's tables {'.'.join(table)} and {'.'.join(other)} would be the same table "
+            f"on the slave, {config.map.table(*table)}",
+            where=config.name,
+            hint="Map one to another name; or tell their rows apart with `constants:`, a column of "
+            "both that has a value for each.",
+        )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.master import Master
+from pyreplica.model import CapturedTable
 from pyreplica.slave import Slave
 from pyreplica.slave.guards import Guards
 
@@ -28,6 +30,7 @@ class Guard:
         self._wanted = config.guard
         self._keepalive = config.keepalive
         self._master = master
+        self._slave = slave
         self._guards = Guards(slave.connection, config.name)
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._said: list[str] = []
@@ -42,7 +45,7 @@ class Guard:
         tables = []
         if self._wanted and (wanted := list(relids)):
             tables = self._master.tables(self._master.log.generations(wanted))
-        busy = self._guards.set(id_, tables)
+        busy = self._guards.set(id_, [self._here(table) for table in tables])
         self.pending = bool(busy)
         if busy and busy != self._said:
             self._log.warning(
@@ -53,3 +56,8 @@ class Guard:
                 self._keepalive,
             )
         self._said = busy
+
+    def _here(self, table: CapturedTable) -> CapturedTable:
+        """The table as the slave calls it."""
+        here = self._slave.place(table)
+        return replace(table, schema=here.schema, name=here.name)

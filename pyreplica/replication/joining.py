@@ -95,8 +95,13 @@ class Tables:
         table of the slave by giving his own its name.
         """
         copy = self._copies.get(captured.relid)
-        if copy is None or (table.schema, table.name) == (copy.schema, copy.name):
+        if copy is None:
             return True
+        there = self._config.map.table(copy.schema, copy.name)
+        if (table.schema, table.name) == (there.schema, there.name):
+            # with other settings than when it was copied, that may be another table
+            mapped = (there.schema, there.name) != (copy.schema, copy.name)
+            return not mapped or copy.slave_relid in (None, table.relid)
         return copy.slave_relid == table.relid
 
     def applies(self, captured: CapturedTable) -> bool:

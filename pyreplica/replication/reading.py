@@ -108,8 +108,8 @@ class Reading:
             query = self._log.deleted(self._after, self._until, id_, key)
             nets = self._stage.fill_net(self._master.connection, query, len(key), kind)
             return NetTable(id_, statements, kind, nets, count)
-        if id_ in self._mixed:
-            return None
+        if id_ in self._mixed or table.masks:
+            return None  # of the net changes that the master makes, whole rows come over
         columns = self._log.columns_set(self._after, self._until, id_)
         if not columns or table.updates_identity(columns):
             return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyreplica.database import Connection, pump, sql
-from pyreplica.model import CapturedTable
+from pyreplica.database.masks import Masks, masked
+from pyreplica.model import CapturedTable, TableMap
 
 # Oids of pg_type.dat, the same in every server.
 EXACT_IN_BINARY = frozenset(
@@ -40,20 +41,31 @@ def move(
     table: CapturedTable,
     partitioned: bool,
     progress: Callable[[int], object],
+    there: TableMap | None = None,
 ) -> int:
     """Copy a table's rows, in a transaction of either side; gives how many there are.
 
     Args:
         partitioned: whether it is on the master.
         progress: called with the number of rows that have just gone through.
+        there: what becomes of the table on the slave; None for the same.
     """
-    name = sql.Identifier(table.schema, table.name)
-    columns = sql.SQL(", ").join(sql.Identifier(c) for c in table.columns)
-    binary = _same_in_binary(master, slave, sql.SQL("SELECT {} FROM {}").format(columns, name))
+    there = there or TableMap(table.schema, table.name)
+    source = _source(table, partitioned, there)
+    name = sql.Identifier(there.schema, there.name)
+    columns = sql.SQL(", ").join(
+        sql.Identifier(c) for c in (*map(there.column, table.columns), *there.constants)
+    )
+    binary = _same_in_binary(
+        master,
+        _selected(table, there),
+        slave,
+        sql.SQL("SELECT {} FROM {}").format(columns, name),
+    )
     form = sql.SQL(" (FORMAT binary)" if binary else "")
     return pump(
         master,
-        sql.SQL("COPY {} TO STDOUT{}").format(_source(table, partitioned), form),
+        sql.SQL("COPY {} TO STDOUT{}").format(source, form),
         slave,
         sql.SQL("COPY {} ({}) FROM STDIN{}").format(name, columns, form),
         progress,
@@ -61,17 +73,30 @@ def move(
     )
 
 
-def _same_in_binary(master: Connection, slave: Connection, query: sql.Composable) -> bool:
-    """Whether values of these columns arrive unchanged in binary form.
+def _same_in_binary(
+    master: Connection, there: sql.Composable, slave: Connection, here: sql.Composable
+) -> bool:
+    """Whether values of these queries' columns arrive unchanged in binary form.
 
     Both servers are asked in the transactions that copy, which keep the tables from being altered
     from here on. The type of a domain is that of its base, as it is in COPY.
     """
-    types = master.types(query)
-    return EXACT_IN_BINARY.issuperset(types) and types == slave.types(query)
+    types = master.types(there)
+    return EXACT_IN_BINARY.issuperset(types) and types == slave.types(here)
 
 
-def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
+def _selected(table: CapturedTable, there: TableMap) -> sql.Composable:
+    """A query of the columns that are copied, for their types."""
+    values: list[sql.Composable] = [
+        sql.SQL("NULL::text") if c in there.masks else sql.Identifier(c) for c in table.columns
+    ]
+    values += [sql.SQL("{}::text").format(sql.Literal(text)) for text in there.constants.values()]
+    return sql.SQL("SELECT {} FROM {}").format(
+        sql.SQL(", ").join(values), sql.Identifier(table.schema, table.name)
+    )
+
+
+def _source(table: CapturedTable, partitioned: bool, there: TableMap) -> sql.Composable:
     """What COPY reads: the table's own rows, all values as their types print them.
 
     The table itself where that will do, which is fastest. COPY refuses a partitioned one and a
@@ -80,16 +105,14 @@ def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
     """
     name = sql.Identifier(table.schema, table.name)
     names = [sql.Identifier(c) for c in table.columns]
-    is_xml = [
-        type_ == "xml" or table.definitions.get(c) == f"{type_} is xml"
-        for c, type_ in ((c, table.types[c]) for c in table.columns)
-    ]
-    if not partitioned and not any(is_xml) and table.where is None:
+    plain = not (there.masks or there.constants or any(is_xml(table, c) for c in table.columns))
+    if plain and not partitioned and table.where is None:
         return sql.SQL("{} ({})").format(name, sql.SQL(", ").join(names))
     values = [
-        sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(c) if xml else c
-        for c, xml in zip(names, is_xml, strict=True)
+        shown(table, column, there.masks) if column in there.masks else _exact(table, column)
+        for column in table.columns
     ]
+    values += [sql.SQL("{}::text").format(sql.Literal(text)) for text in there.constants.values()]
     return sql.SQL("(SELECT {} FROM {}{} WHERE {})").format(
         sql.SQL(", ").join(values),
         sql.SQL("" if partitioned else "ONLY "),
@@ -101,3 +124,23 @@ def _source(table: CapturedTable, partitioned: bool) -> sql.Composable:
 def condition(table: CapturedTable) -> sql.Composable:
     """The condition for the rows of the master that the slave gets."""
     return sql.SQL("true" if table.where is None else f"({table.where})")
+
+
+def is_xml(table: CapturedTable, column: str) -> bool:
+    """Whether a column of the master is of type xml, or of a domain over it."""
+    type_ = table.types[column]
+    return type_ == "xml" or table.definitions.get(column) == f"{type_} is xml"
+
+
+def _exact(table: CapturedTable, column: str) -> sql.Composable:
+    name = sql.Identifier(column)
+    if is_xml(table, column):
+        return sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(name)
+    return name
+
+
+def shown(table: CapturedTable, column: str, masks: Masks) -> sql.Composable:
+    """The text of a masked column of the master, as it is masked when it comes from the log."""
+    # a composite value of NULLs is none
+    text = sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN concat({0}) END")
+    return masked(masks[column], text.format(_exact(table, column)))

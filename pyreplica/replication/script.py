@@ -48,11 +48,19 @@ def execute(configs: Sequence[ReplicationConfig], file: Path, *, everybody: bool
         everybody: the slaves of all the master's replications run it, not just those of these.
 
     Raises:
-        ConfigError: they have several masters, or there is no such file; nothing was done.
+        ConfigError: they have several masters, or one calls its tables otherwise on the slave, or
+            there is no such file; nothing was done.
         PyReplicaError: a statement failed; nothing was done.
     """
     if not file.is_file():
         raise ConfigError("there is no such file", where=str(file))
+    for one in configs:
+        if one.map:
+            raise ConfigError(
+                f"replication {one.name} has `map:`, and a script names the master's tables",
+                hint="Alter the slave's tables by hand; on the master run the script with psql, or "
+                "name the other replications after the file.",
+            )
     config = configs[0]
     version = _common_master(configs)
     # a name is letters, digits, _ and -

@@ -53,11 +53,15 @@ def _chosen(config: ReplicationConfig, sequence: MasterSequence) -> MasterSequen
     """The sequence with the columns of replicated tables that it serves; None to leave it out.
 
     It goes with the tables that it serves. One that belongs to a table that is not replicated
-    stays out: the slave's may be in use by a table of the slave's own. Any other goes by its name.
+    stays out: the slave's may be in use by a table of the slave's own; and one of a table that is
+    gathered from several masters, each of which has its own. Any other goes by its name.
     """
     serves = tuple(c for c in sequence.columns if c.captured and config.includes(c.schema, c.table))
     owned = any(column.owned for column in sequence.columns)
-    if serves or (not owned and config.includes(sequence.schema, sequence.name)):
+    if serves:
+        serves = tuple(c for c in serves if not config.map.table(c.schema, c.table).constants)
+        return replace(sequence, columns=serves) if serves else None
+    if not owned and config.includes(sequence.schema, sequence.name):
         return replace(sequence, columns=serves)
     return None
 

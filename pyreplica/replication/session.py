@@ -34,7 +34,8 @@ from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
-from pyreplica.slave.statements import TableStatements, misfit
+from pyreplica.slave.misfit import misfit
+from pyreplica.slave.statements import TableStatements
 from pyreplica.slave.verdict import Met
 
 
@@ -133,6 +134,7 @@ class Session:
 
     def _look_at_tables(self) -> None:
         """Know nothing of the tables but what is recorded now."""
+        self.master.masking.load()
         self._members.load()
         self._guard.follow(self._staging, self._members.applied)
         self._altered = False
@@ -340,7 +342,14 @@ class Session:
         """Whether this slave is to run a DDL statement of the master's."""
         if not script.asked:
             return self._config.ddl
-        return script.replications is None or self._config.name in script.replications
+        asked = script.replications is None or self._config.name in script.replications
+        if asked and self._config.map:
+            self._log.warning(
+                "DDL of the master is not run, because `map:` has other tables here: %s",
+                script.line,
+            )
+            return False
+        return asked
 
     def forget(self) -> None:
         """The slave's tables may have been altered: look at them again."""
@@ -355,13 +364,16 @@ class Session:
     def _made(self, captured: CapturedTable) -> TableStatements | None:
         if not self._members.applies(captured):
             return None
-        table = self.slave.describe(captured)
+        masks = self.master.masking.of(captured)
+        table = self.slave.describe(captured, masks)
         if table is None:
             # a change from before the table was renamed, and the slave's table is renamed already
             for now in self.master.tables():
                 if now.relid == captured.relid:
-                    table = self.slave.describe(replace(captured, schema=now.schema, name=now.name))
-        problem = misfit(captured, table)
+                    table = self.slave.describe(
+                        replace(captured, schema=now.schema, name=now.name), masks
+                    )
+        problem = misfit(captured, table, self.slave.place(captured))
         if problem is None and table is not None and not self._members.is_copy(captured, table):
             problem = (
                 f"the slave's table {table} is not the one that was copied: the master's was "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -16,8 +16,14 @@ from pyreplica.errors import TimedOut
 from pyreplica.master import Master
 from pyreplica.master.log import Log
 from pyreplica.model import CapturedTable, Change, Cursor, SlaveTable, Snapshot
-from pyreplica.replication.checksums import Found, Key, TableReader, Values, buckets_for
-from pyreplica.replication.rows import condition
+from pyreplica.replication.checksums import (
+    Found,
+    Key,
+    TableReader,
+    Values,
+    buckets_for,
+    places,
+)
 from pyreplica.replication.wait import cursor_of
 from pyreplica.slave import Slave
 
@@ -100,20 +106,13 @@ class Sides:
     ) -> None:
         buckets = buckets_for(size)
         self.table = table
-        self.key_order = [here.columns[name].type in _WHOLE_NUMBERS for name in table.key]
+        there, at = places(table, here)
+        self.compared = frozenset(there.columns)
+        self.key_order = [here.logged[name].type in _WHOLE_NUMBERS for name in table.key]
         self._pool = pool
         self._readers = (
-            TableReader(
-                master.connection,
-                table,
-                partitioned=table.partitioned,
-                hash_=hash_,
-                buckets=buckets,
-                condition=condition(table),
-            ),
-            TableReader(
-                slave.connection, table, partitioned=here.partitioned, hash_=hash_, buckets=buckets
-            ),
+            TableReader(master.connection, table, there, hash_=hash_, buckets=buckets),
+            TableReader(slave.connection, table, at, hash_=hash_, buckets=buckets),
         )
 
     def both(self, ask: Callable[[TableReader], _T]) -> tuple[_T, _T]:
@@ -211,8 +210,10 @@ class Way:
         return self._log.changes_of(self._behind, self._until, self._table, wanted)
 
 
-def replayed(row: Values | None, changes: Iterable[Change]) -> Values | None:
-    """What a row becomes by changes of the log."""
+def replayed(
+    row: Values | None, changes: Iterable[Change], columns: Container[str]
+) -> Values | None:
+    """What a row becomes by changes of the log, as far as these columns go."""
     for change in changes:
         if change.op in "Dd":
             row = None
@@ -220,4 +221,4 @@ def replayed(row: Values | None, changes: Iterable[Change]) -> Values | None:
             row = json.loads(change.row or "{}")
         elif row is not None:
             row = {**row, **json.loads(change.row or "{}")}
-    return row
+    return None if row is None else {name: v for name, v in row.items() if name in columns}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pyreplica import sqlfiles
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import Connection, errorcodes, sql
+from pyreplica.database.masks import Masks
 from pyreplica.errors import DatabaseError
 from pyreplica.model import (
     SQL_VERSION,
@@ -26,9 +27,11 @@ from pyreplica.model import (
     SlaveSequence,
     SlaveTable,
     Snapshot,
+    TableMap,
 )
 from pyreplica.side import Side
 from pyreplica.slave.conflicts import ConflictRecords
+from pyreplica.slave.own import emptying, own
 from pyreplica.slave.pauses import Pauses
 from pyreplica.slave.tables import TableRecords
 
@@ -77,10 +80,11 @@ class Slave(Side):
         )
         super().__init__(connection, "slave", config.name, _SQL)
         self.commit = config.commit
+        self._map = config.map
         # the planner should look rows up by key; a batch touches a small part of a large table
         self.connection.execute("SET random_page_cost = 1.1; SET work_mem = '64MB'")
         self._gid_prefix: str | None = None
-        self.records = TableRecords(connection, config.name)
+        self.records = TableRecords(connection, config.name, config.map)
         self.conflicts = ConflictRecords(connection, config.name)
         self.pauses = Pauses(connection, config.name)
 
@@ -99,7 +103,7 @@ class Slave(Side):
 
     def not_owned(self, tables: Iterable[CapturedTable]) -> list[str]:
         """Those of these tables that are not the role's, so that it cannot guard them."""
-        wanted = list(tables)
+        wanted = [self.place(table) for table in tables]
         values = {"schemas": [t.schema for t in wanted], "names": [t.name for t in wanted]}
         return [str(name) for (name,) in self.connection.query(_SQL["not_owned"], values)]
 
@@ -108,11 +112,30 @@ class Slave(Side):
         values = {"replication": self.replication, "lock": "pyreplica"}
         return bool(self.connection.one(_SQL["locked"], values)[0])
 
-    def describe(self, captured: CapturedTable) -> SlaveTable | None:
-        """The table as it is here, or None when there is none."""
+    def place(self, captured: CapturedTable, masks: Masks | None = None) -> TableMap:
+        """What becomes of a table of the master here.
+
+        Args:
+            masks: what is masked of it; what goes by its name when None.
+        """
+        here = self._map.table(captured.schema, captured.name)
+        return here if masks is None else replace(here, masks=masks)
+
+    def describe(self, captured: CapturedTable, masks: Masks | None = None) -> SlaveTable | None:
+        """The table as it is here, or None when there is none.
+
+        Args:
+            masks: as for ``place``.
+        """
+        here = self.place(captured, masks)
         rows = self.connection.query(
             _SQL["describe"],
-            {"schema": captured.schema, "table": captured.name, "key": list(captured.key)},
+            {
+                "schema": here.schema,
+                "table": here.name,
+                "key": [here.column(name) for name in captured.key],
+                "constants": list(here.constants),
+            },
         )
         if not rows:
             return None
@@ -123,11 +146,11 @@ class Slave(Side):
             schema,
             name,
             partitioned,
-            {c[0]: SlaveColumn(*(*c[:-1], made_of.get(c[-1]))) for c in columns},
+            {c[0]: SlaveColumn(*(*c[:-1], made_of.get(c[-1]), here.logged(c[0]))) for c in columns},
             has_key,
             other_unique,
             tuple(referenced_by),
-            *rest,
+            *(*rest, here),
         )
 
     # The cursor
@@ -227,9 +250,18 @@ class Slave(Side):
 
     def adopt(self, master: Identity) -> None:
         """Record another identity of the master; it is the same database, moved."""
+        copies = self.records.copies()
+        here = [self._map.table(copy.schema, copy.name) for copy in copies.values()]
         self.connection.execute(
             _SQL["adopt"],
-            {"replication": self.replication, "system": master.system, "database": master.database},
+            {
+                "replication": self.replication,
+                "system": master.system,
+                "database": master.database,
+                "relids": list(copies),
+                "schemas": [one.schema for one in here],
+                "names": [one.name for one in here],
+            },
         )
 
     def create_staging(self, id_: int) -> None:
@@ -279,14 +311,16 @@ class Slave(Side):
             if here is not None and here.columns[name].required:
                 self.connection.execute(
                     sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(
-                        sql.Identifier(table.schema, table.name), sql.Identifier(name)
+                        sql.Identifier(here.schema, here.name), sql.Identifier(name)
                     )
                 )
 
-    def has_rows(self, table: CapturedTable) -> bool:
-        """Whether there is any row in a table."""
+    def has_rows(self, table: SlaveTable) -> bool:
+        """Whether there is any row of this replication in a table."""
         name = sql.Identifier(table.schema, table.name)
-        return bool(self.connection.one(sql.SQL(_SQL["has_rows"]).format(table=name))[0])
+        conditions = sql.SQL(" AND ").join([sql.SQL("true"), *own(table)])
+        query = sql.SQL(_SQL["has_rows"]).format(table=name, own=conditions)
+        return bool(self.connection.one(query)[0])
 
     def remove(self) -> None:
         """Forget this replication; the tables stay as they are."""
@@ -314,18 +348,24 @@ class Slave(Side):
         Where there is none of the same name it is that of the column that the master's serves, of
         which there may be several. One that the slave does not have is not in the answer.
         """
-        asked = [
-            {
-                "relid": sequence.relid,
-                "schema": sequence.schema,
-                "name": sequence.name,
-                "columns": [
-                    {"schema": c.schema, "table": c.table, "column": c.column}
-                    for c in sequence.columns
-                ],
-            }
-            for sequence in wanted
-        ]
+        asked = []
+        for sequence in wanted:
+            columns = []
+            for c in sequence.columns:
+                here = self._map.table(c.schema, c.table)
+                name = here.column(c.column)
+                columns.append({"schema": here.schema, "table": here.name, "column": name})
+            # where a table has another name, its sequence has, too
+            named = not any((c.schema, c.table) in self._map.tables for c in sequence.columns)
+            schema = self._map.schemas.get(sequence.schema, sequence.schema)
+            asked.append(
+                {
+                    "relid": sequence.relid,
+                    "schema": schema,
+                    "name": sequence.name if named else None,
+                    "columns": columns,
+                }
+            )
         found: dict[int, tuple[SlaveSequence, ...]] = {}
         for relid, *rest in self.connection.query(
             _SQL["find_sequences"], {"wanted": json.dumps(asked)}
@@ -374,36 +414,6 @@ def staging(id_: int) -> dict[str, sql.Composable]:
         "stage_by_tab": sql.Identifier(f"stage_{id_}_by_tab"),
         "net_by_tab": sql.Identifier(f"net_{id_}_by_tab"),
     }
-
-
-def emptying(tables: Sequence[SlaveTable]) -> list[sql.Composable]:
-    """The statements that empty tables: all in one TRUNCATE, because of their foreign keys.
-
-    TRUNCATE is refused for a table that one outside refers to, whether or not that has rows; such
-    a table is emptied with DELETE. Of a table with inheritance children only itself is emptied.
-    """
-    truncated = list(tables)
-    deleted: list[SlaveTable] = []
-    while True:
-        # one that is not truncated is outside in its turn
-        names = {str(table) for table in truncated}
-        outside = [table for table in truncated if not names.issuperset(table.referenced_by)]
-        if not outside:
-            break
-        deleted += outside
-        truncated = [table for table in truncated if table not in outside]
-    statements: list[sql.Composable] = [
-        sql.SQL("DELETE FROM {}").format(_own_rows(table)) for table in deleted
-    ]
-    if truncated:
-        names_ = sql.SQL(", ").join(_own_rows(table) for table in truncated)
-        statements.append(sql.SQL("TRUNCATE {}").format(names_))
-    return statements
-
-
-def _own_rows(table: SlaveTable) -> sql.Composable:
-    only = sql.SQL("" if table.partitioned else "ONLY ")
-    return only + sql.Identifier(table.schema, table.name)
 
 
 def is_unique_violation(error: DatabaseError) -> bool:

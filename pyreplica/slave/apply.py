@@ -23,7 +23,7 @@ from pyreplica.config.policies import Policy
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError
 from pyreplica.model import BARRIERS, Change, Cursor, Script
-from pyreplica.slave import Slave, emptying, is_unique_violation
+from pyreplica.slave import Slave, is_unique_violation
 from pyreplica.slave.barriers import Barriers
 from pyreplica.slave.catalog import Catalog
 from pyreplica.slave.culprit import CONFLICT, cannot, cannot_run, is_data_error, unnamed
@@ -37,6 +37,7 @@ from pyreplica.slave.order import (
     statement_for,
     ways_of,
 )
+from pyreplica.slave.own import emptying
 from pyreplica.slave.stage import LAST_ID, Stage
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.unstaged import Unstaged

@@ -20,7 +20,7 @@ from pyreplica.config.policies import OnError, Policy
 from pyreplica.database import Row, sql
 from pyreplica.errors import ApplyError, DatabaseError
 from pyreplica.model import Change
-from pyreplica.slave import Slave, emptying, is_unique_violation
+from pyreplica.slave import Slave, is_unique_violation
 from pyreplica.slave.culprit import (
     NAMING_ERRORS,
     ROW_ERRORS,
@@ -31,6 +31,7 @@ from pyreplica.slave.culprit import (
     verb,
 )
 from pyreplica.slave.order import statement_for, ways_of
+from pyreplica.slave.own import emptying
 from pyreplica.slave.stage import Found, Stage
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, Met, is_warned_of, resolution, tell
@@ -240,6 +241,7 @@ class Judge:
         differs = statements.as_it_was(None) if compares else sql.SQL("true")
         when = sql.SQL("WHEN {} THEN {}")
         captured = statements.captured
+        resolutions = {name: self._resolution(name, statements) for name in _CONFLICTS_OF[kind]}
         return sql.SQL(_SQL["judge"]).format(
             **self._stage.names,
             source=self._stage.net_rows(id_, kind),
@@ -248,17 +250,15 @@ class Judge:
             conflict=sql.SQL(conflicts[kind]).format(differs),
             slave_row=statements.slave_row(LONGEST_VALUE),
             resolutions=sql.SQL(" ").join(
-                when.format(sql.Literal(name), sql.Literal(self._resolution(name)))
-                for name in _CONFLICTS_OF[kind]
+                when.format(sql.Literal(name), sql.Literal(settled))
+                for name, settled in resolutions.items()
             ),
             errors=sql.SQL(" ").join(
                 when.format(
                     sql.Literal(name),
-                    sql.Literal(MEANINGS[name])
-                    if self._resolution(name) == "waiting"
-                    else sql.SQL("NULL"),
+                    sql.Literal(MEANINGS[name]) if settled == "waiting" else sql.SQL("NULL"),
                 )
-                for name in _CONFLICTS_OF[kind]
+                for name, settled in resolutions.items()
             ),
             applied=sql.Literal(_APPLIED_AS[kind]),
             replication=sql.Literal(self._replication),
@@ -269,8 +269,10 @@ class Judge:
             tab=sql.Literal(id_),
         )
 
-    def _resolution(self, conflict: str) -> str:
+    def _resolution(self, conflict: str, statements: TableStatements) -> str:
         settled = resolution(self._policies, conflict)
+        if settled == "restating" and statements.key_masked:
+            settled = None  # the master could not tell which row that is
         return settled or ("waiting" if self._quarantines else "refused")
 
     # Changes that the slave refuses

@@ -15,9 +15,10 @@ from pyreplica import sqlfiles
 from pyreplica.database import Connection, Row, pump, sql
 from pyreplica.errors import DatabaseError
 from pyreplica.model import BARRIERS, Change
-from pyreplica.slave import emptying, staging
+from pyreplica.slave import staging
 from pyreplica.slave.culprit import CONFLICT, cannot, is_data_error, unnamed
 from pyreplica.slave.order import expecting, in_waves, statement_for, ways_of
+from pyreplica.slave.own import emptying
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.unstaged import Contents, NetTable
 

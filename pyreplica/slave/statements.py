@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterable, Sequence
 
 from pyreplica.database import sql
+from pyreplica.database.masks import Masks, masked
 from pyreplica.errors import ApplyError
 from pyreplica.model import CapturedTable, SlaveColumn, SlaveTable
+from pyreplica.slave.misfit import misfit
+from pyreplica.slave.own import constant, own
 
 Part = sql.Composable
-
-GONE = "???"
-"""What PostgreSQL calls a type that has been dropped since: only rows of the past have it."""
 
 
 class TableStatements:
@@ -43,12 +42,14 @@ class TableStatements:
         self.name = sql.Identifier(table.schema, table.name)
         self._plain = False
         self._only = sql.SQL("" if table.partitioned else "ONLY ")
-        self._key = [table.columns[name] for name in captured.key]
+        self._logged = logged = table.logged
+        self._key = [logged[name] for name in captured.key]
         self._others = [
-            table.columns[name]
+            logged[name]
             for name in captured.columns
-            if name not in captured.key and not table.columns[name].generated
+            if name not in captured.key and not logged[name].generated
         ]
+        self._constants = [(table.columns[c], text) for c, text in table.map.constants.items()]
 
     def with_plain_keys(self) -> TableStatements:
         """The same, but sources have the key's values in columns ``k1``, ``k2``, ... and no key."""
@@ -58,18 +59,25 @@ class TableStatements:
 
     @property
     def _written(self) -> list[tuple[str, SlaveColumn]]:
-        """The columns of an INSERT, and where their values come from."""
+        """The logged columns of an INSERT, and where their values come from."""
         key = [("key", c) for c in self._key if not c.generated]
         return key + [("row", c) for c in self._others]
 
+    @property
+    def _into(self) -> Part:
+        """The columns of an INSERT: those, and the constants."""
+        columns = [c for _, c in self._written] + [c for c, _ in self._constants]
+        return sql.SQL(", ").join(sql.Identifier(c.name) for c in columns)
+
     def updates_identity(self, columns: Iterable[str]) -> bool:
         """Whether one of these is GENERATED ALWAYS AS IDENTITY, which UPDATE refuses to set."""
-        return any(c.identity_always and c.name in columns for c in self._others)
+        set_ = {*columns}
+        return any(c.identity_always and c.logged in set_ for c in self._others)
 
     @property
     def sets_identity(self) -> bool:
         """Whether updates that set all columns set one that UPDATE refuses to."""
-        return self.updates_identity(c.name for c in self._others)
+        return any(c.identity_always for c in self._others)
 
     @property
     def updates(self) -> bool:
@@ -79,8 +87,22 @@ class TableStatements:
     @property
     def has_own(self) -> bool:
         """Whether the slave's table has columns whose values the master does not know."""
+        return any(self._is_own(c) and not c.generated for c in self.table.columns.values())
+
+    @property
+    def masks(self) -> Masks:
+        """What is masked of it."""
+        return self.table.map.masks
+
+    @property
+    def key_masked(self) -> bool:
+        """Whether the log's keys are not the master's."""
+        return not self.masks.keys().isdisjoint(self.captured.key)
+
+    def _is_own(self, column: SlaveColumn) -> bool:
+        """Whether only the slave has a column."""
         known = {*self.captured.key, *self.captured.columns}
-        return any(c.name not in known and not c.generated for c in self.table.columns.values())
+        return column.logged not in known and column.name not in self.table.map.constants
 
     def delete(self, source: Part) -> Part:
         """DELETE of the rows with the keys of the source."""
@@ -99,16 +121,14 @@ class TableStatements:
         if columns is None:
             assignments = [
                 sql.SQL("{0} = CASE WHEN c.row ? {1} THEN {2} ELSE t.{0} END").format(
-                    sql.Identifier(column.name), sql.Literal(column.name), _value("row", column)
+                    sql.Identifier(column.name), sql.Literal(column.logged), _value("row", column)
                 )
                 for column in self._others
             ]
         else:
             assignments = [
-                sql.SQL("{} = {}").format(
-                    sql.Identifier(name), _value("row", self.table.columns[name])
-                )
-                for name in columns
+                sql.SQL("{} = {}").format(sql.Identifier(column.name), _value("row", column))
+                for column in (self._logged[name] for name in columns)
             ]
         return sql.SQL("UPDATE {}{} t SET {} FROM {} c WHERE {}").format(
             self._only, self.name, sql.SQL(", ").join(assignments), source, self._where(was)
@@ -116,26 +136,29 @@ class TableStatements:
 
     def insert(self, source: Part) -> Part:
         """INSERT of the rows of the source."""
+        values = [_value(source_, c) for source_, c in self._written]
+        values += [constant(c, text) for c, text in self._constants]
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} c").format(
-            self.name,
-            sql.SQL(", ").join(sql.Identifier(c.name) for _, c in self._written),
-            sql.SQL(", ").join(_value(source_, c) for source_, c in self._written),
-            source,
+            self.name, self._into, sql.SQL(", ").join(values), source
         )
 
     def copy_in(self) -> Part:
         """COPY FROM of rows that :meth:`copied_out` gives; it does the same as :meth:`insert`."""
-        return sql.SQL("COPY {} ({}) FROM STDIN").format(
-            self.name, sql.SQL(", ").join(sql.Identifier(c.name) for _, c in self._written)
-        )
+        return sql.SQL("COPY {} ({}) FROM STDIN").format(self.name, self._into)
 
     def copied_out(self) -> Part:
         """What a query for that has to select, as text, on the master."""
-        return sql.SQL(", ").join(_text(source, c) for source, c in self._written)
+        values = [self._masked(source, c) for source, c in self._written]
+        values += [sql.SQL("{}::text").format(sql.Literal(text)) for _, text in self._constants]
+        return sql.SQL(", ").join(values)
 
     def key_out(self) -> list[Part]:
         """The key's values, for a query on the master."""
-        return [_text("key", c) for c in self._key]
+        return [self._masked("key", c) for c in self._key]
+
+    def _masked(self, source: str, column: SlaveColumn) -> Part:
+        """The text of a value, as the slave may see it."""
+        return masked(self.masks.get(column.logged or ""), _text(source, column))
 
     def insert_missing(self, source: Part) -> Part:
         """INSERT of those rows of the source whose keys are not there."""
@@ -149,9 +172,23 @@ class TableStatements:
         return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} c").format(
             self.name,
             sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
-            sql.SQL(", ").join(_value("key" if c in self._key else "row", c) for c in columns),
+            sql.SQL(", ").join(
+                _value("key", c) if c in self._key else _read(c, _of("row", self._whole_name(c)))
+                for c in columns
+            ),
             source,
         )
+
+    def _whole_name(self, column: SlaveColumn) -> str:
+        """What a column is called in the whole row of :meth:`insert_whole`.
+
+        Columns that only the slave has may be called like one of the master's: not if they are
+        longer than any name.
+        """
+        known = {*self.captured.key, *self.captured.columns}
+        if column.logged in known:
+            return column.logged
+        return f"{'the slave has it: ':.<64}{column.name}"
 
     def reinsert(self, source: Part, was: Part | None = None) -> Part:
         """UPDATE by taking the rows out and putting them back merged with their changes.
@@ -178,8 +215,10 @@ class TableStatements:
             values=sql.SQL(", ").join(
                 _value("pyreplica_key", c)
                 if c in self._key
+                else sql.SQL("c.{}").format(sql.Identifier(c.name))
+                if c.logged is None
                 else sql.SQL("CASE WHEN c.pyreplica_row ? {} THEN {} ELSE c.{} END").format(
-                    sql.Literal(c.name), _value("pyreplica_row", c), sql.Identifier(c.name)
+                    sql.Literal(c.logged), _value("pyreplica_row", c), sql.Identifier(c.name)
                 )
                 for c in columns
             ),
@@ -192,12 +231,13 @@ class TableStatements:
         Args:
             row: text of a jsonb object.
         """
-        columns = [self.table.columns[name] for name in json.loads(row)]
+        columns = [self._logged[name] for name in json.loads(row)]
         names = [sql.Identifier(c.name) for c in columns]
         return sql.SQL(
             "UPDATE {only}{name} t SET {assignments} FROM (SELECT {row}::jsonb AS row OFFSET 0) c "
-            "WHERE record_image_ne(ROW({old}), ROW({new}))"
+            "WHERE {own}record_image_ne(ROW({old}), ROW({new}))"
         ).format(
+            own=self._and_own(),
             only=self._only,
             name=self.name,
             row=sql.Literal(row),
@@ -215,8 +255,23 @@ class TableStatements:
         Args:
             condition: the partition's constraint, as PostgreSQL writes it.
         """
-        delete = sql.SQL("DELETE FROM {}{} WHERE ").format(self._only, self.name)
-        return delete + sql.SQL(condition)
+        delete = sql.SQL("DELETE FROM {}{} t WHERE {}").format(
+            self._only, self.name, self._and_own()
+        )
+        if not self.table.map.columns:
+            return delete + sql.SQL("({})").format(sql.SQL(condition))
+        # it names the master's columns
+        row = sql.SQL(", ").join(
+            sql.SQL("t.{} AS {}").format(sql.Identifier(c.name), sql.Identifier(str(c.logged)))
+            for c in (*self._key, *self._others)
+        )
+        return delete + sql.SQL("EXISTS (SELECT FROM (SELECT {}) m WHERE {})").format(
+            row, sql.SQL(condition)
+        )
+
+    def _and_own(self) -> Part:
+        """The conditions that a row is this replication's, each with its AND."""
+        return sql.SQL("").join(sql.SQL("{} AND ").format(one) for one in own(self.table))
 
     # What the slave has
 
@@ -229,17 +284,19 @@ class TableStatements:
         """An object of the values of the slave's row as text; NULL where there is none.
 
         Args:
-            longest: characters at which a value is cut.
+            longest: characters at which a value is cut, for people, with the slave's names; None
+                for a whole row, to be merged with changes.
         """
         columns = [c for c in self.table.columns.values() if not c.generated]
         values = [_printed(c) for c in columns]
+        names = [c.name for c in columns]
         if longest is not None:
             values = [sql.SQL("left({}, {})").format(v, sql.Literal(longest)) for v in values]
+        else:
+            names = [self._whole_name(c) for c in columns]
         return sql.SQL(
             "CASE WHEN t.tableoid IS NOT NULL THEN jsonb_object(ARRAY[{}], ARRAY[{}]::text[]) END"
-        ).format(
-            sql.SQL(", ").join(sql.Literal(c.name) for c in columns), sql.SQL(", ").join(values)
-        )
+        ).format(sql.SQL(", ").join(map(sql.Literal, names)), sql.SQL(", ").join(values))
 
     def as_it_was(self, columns: Sequence[str] | None) -> Part:
         """The condition that the slave's row has what the change says the master's row had.
@@ -250,16 +307,16 @@ class TableStatements:
         Args:
             columns: those that the changes tell of; None: whichever each does.
         """
-        known = [c for c in self._others if columns is None or c.name in columns]
+        known = [c for c in self._others if columns is None or c.logged in columns]
         conditions = [
             sql.SQL("{} COLLATE {} IS NOT DISTINCT FROM c.old ->> {}").format(
-                _printed(c), sql.Identifier("C"), sql.Literal(c.name)
+                _printed(c), sql.Identifier("C"), sql.Literal(c.logged)
             )
             for c in known
         ]
         if columns is None:
             conditions = [
-                sql.SQL("((c.old ? {}) IS NOT TRUE OR {})").format(sql.Literal(c.name), condition)
+                sql.SQL("((c.old ? {}) IS NOT TRUE OR {})").format(sql.Literal(c.logged), condition)
                 for c, condition in zip(known, conditions, strict=True)
             ]
         return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
@@ -269,7 +326,7 @@ class TableStatements:
         values = [_value("key", c) for c in self._key]
         values += [
             sql.SQL("CASE WHEN c.row ? {} THEN {} END").format(
-                sql.Literal(c.name), _value("row", c)
+                sql.Literal(c.logged), _value("row", c)
             )
             for c in self._others
         ]
@@ -280,15 +337,19 @@ class TableStatements:
         return same if was is None else sql.SQL("{} AND {}").format(same, was)
 
     def same_key(self) -> Part:
-        """The condition that a row of the slave and a change have the same key."""
-        return sql.SQL(" AND ").join(
+        """The condition that a row of the slave and a change have the same key.
+
+        Where several masters are gathered in the table, only this one's rows have any of its keys.
+        """
+        conditions = [
             sql.SQL("t.{} {} {}").format(
                 sql.Identifier(c.name),
                 sql.SQL(c.equal or "="),
                 _read(c, sql.Identifier("c", f"k{number}")) if self._plain else _value("key", c),
             )
             for number, c in enumerate(self._key, 1)
-        )
+        ]
+        return sql.SQL(" AND ").join([*conditions, *own(self.table)])
 
 
 def _value(source: str, column: SlaveColumn) -> Part:
@@ -306,7 +367,11 @@ def _read(column: SlaveColumn, text: Part) -> Part:
 
 
 def _text(source: str, column: SlaveColumn) -> Part:
-    return sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(column.name))
+    return _of(source, str(column.logged))
+
+
+def _of(source: str, name: str) -> Part:
+    return sql.SQL("(c.{} ->> {})").format(sql.SQL(source), sql.Literal(name))
 
 
 def _printed(column: SlaveColumn) -> Part:
@@ -319,98 +384,3 @@ def _printed(column: SlaveColumn) -> Part:
         return sql.SQL("XMLSERIALIZE(CONTENT {} AS text)").format(name)
     # concat() prints with the output function, and NULL as nothing; a composite of NULLs is none
     return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN concat({0}) END").format(name)
-
-
-def misfit(captured: CapturedTable, table: SlaveTable | None) -> tuple[str, str] | None:
-    """Why the slave's table cannot take the master's rows, with the cure; None when it can."""
-    if table is None:
-        return (
-            f"the slave has no table {captured}",
-            "Create it on the slave, or leave it out of `tables:`.",
-        )
-    if table.unlogged:
-        return (
-            f"table {captured} on the slave is unlogged, a crash would empty it unnoticed",
-            f"Change it on the slave: ALTER TABLE {captured} SET LOGGED",
-        )
-    missing = [c for c in (*captured.key, *captured.columns) if c not in table.columns]
-    if missing:
-        return (
-            f"table {captured} on the slave has no column {missing[0]}",
-            f"Add it on the slave: ALTER TABLE {captured} ADD COLUMN {missing[0]} ...",
-        )
-    generated = [c for c in captured.columns if table.columns[c].generated]
-    if generated:
-        return (
-            f"column {generated[0]} of table {captured} is generated on the slave only",
-            "Make it a plain column on the slave, or generated on the master as well.",
-        )
-    logged = {*captured.key, *captured.columns}
-    plain = [
-        c.name
-        for c in table.columns.values()
-        if c.name in captured.types and c.name not in logged and not c.generated
-    ]
-    if plain:
-        return (
-            f"column {plain[0]} of table {captured} is generated on the master only",
-            "Its values are not sent. Make it generated on the slave as well, or drop it there.",
-        )
-    for name in dict.fromkeys((*captured.key, *captured.columns)):
-        theirs, ours = captured.types[name], table.columns[name].full_type
-        if theirs == ours and theirs != GONE:
-            made_of = captured.definitions.get(name), table.columns[name].definition
-            if made_of[0] != made_of[1]:
-                return (
-                    f"column {name} of table {captured} is {theirs} on both sides, but that is not "
-                    f"the same type: on the master {made_of[0]}; on the slave {made_of[1]}",
-                    "Make the type on the slave like the master's.",
-                )
-        elif not _keeps(theirs, ours, table.columns[name].type):
-            return (
-                f"column {name} of table {captured} is {theirs} on the master and {ours} on the "
-                "slave, which could not hold every value unchanged",
-                f"Change it on the slave: ALTER TABLE {captured} ALTER COLUMN {name} TYPE {theirs}",
-            )
-    if not table.has_key:
-        return (
-            f"table {captured} on the slave has no unique key on ({', '.join(captured.key)})",
-            f"Add it on the slave: ALTER TABLE {captured} ADD PRIMARY KEY "
-            f"({', '.join(captured.key)})",
-        )
-    extra = [
-        c.name
-        for c in table.columns.values()
-        if c.required and not c.generated and c.name not in (*captured.key, *captured.columns)
-    ]
-    if extra:
-        return (
-            f"column {extra[0]} of table {captured} is on the slave only, NOT NULL and has no "
-            "default",
-            f"Give it a default: ALTER TABLE {captured} ALTER COLUMN {extra[0]} SET DEFAULT ...",
-        )
-    return None
-
-
-_WIDER = {
-    "smallint": {"integer", "bigint", "numeric"},
-    "integer": {"bigint", "numeric"},
-    "bigint": {"numeric"},
-    "character varying": {"text"},
-    "text": {"character varying"},
-}
-"""Types without a length that hold every value of another one, and print it the same."""
-
-
-def _keeps(theirs: str, ours: str, ours_without_length: str) -> bool:
-    """Whether a column of the slave keeps every value of the master's column as it is."""
-    if theirs in (ours, GONE):
-        return True
-    # a name that needs quotes may have parentheses of its own, and no length
-    base = theirs if '"' in theirs else re.sub(r"\([\d,]+\)", "", theirs)
-    if ours != ours_without_length:
-        # with a length of its own: at most a longer varchar does
-        varchar = r"character varying\((\d+)\)"
-        shorter, longer = re.fullmatch(varchar, theirs), re.fullmatch(varchar, ours)
-        return shorter is not None and longer is not None and int(shorter[1]) <= int(longer[1])
-    return base == ours or ours in _WIDER.get(base, ())

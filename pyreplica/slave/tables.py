@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, errorcodes, sql
 from pyreplica.errors import DatabaseError, Refused
-from pyreplica.model import CapturedTable, Snapshot, TableCopy
+from pyreplica.model import CapturedTable, Map, Snapshot, TableCopy
 from pyreplica.side import literals
 
 _SQL = sqlfiles.statements("slave.sql")
@@ -20,12 +20,16 @@ LONGEST_DOUBT = 10
 class TableRecords:
     """The records of one replication's tables, through a session with the slave.
 
+    Args:
+        map: what the master's tables are called here.
+
     Attributes:
         number: goes up when tables are added or removed; as of the last call of ``copies()``.
     """
 
-    def __init__(self, connection: Connection, replication: str) -> None:
+    def __init__(self, connection: Connection, replication: str, map: Map) -> None:
         self.number: int | None = None
+        self._map = map
         self._connection = connection
         self._replication = replication
 
@@ -87,10 +91,7 @@ class TableRecords:
 
     def copied(self, table: CapturedTable, rows: int) -> None:
         """Note that a table is copied, in the transaction that copied it."""
-        self._connection.execute(
-            _SQL["copied_table"],
-            {"replication": self._replication, "relid": table.relid, "rows": rows},
-        )
+        self._connection.execute(_SQL["copied_table"], {**self._copied(table), "rows": rows})
 
     # Beside the daemon
 
@@ -110,13 +111,18 @@ class TableRecords:
         """Note that a table is copied as of a snapshot, in the transaction that copied it."""
         self._connection.execute(
             _SQL["joining_table"],
-            {
-                "replication": self._replication,
-                "relid": table.relid,
-                "rows": rows,
-                "snapshot": str(after),
-            },
+            {**self._copied(table), "rows": rows, "snapshot": str(after)},
         )
+
+    def _copied(self, table: CapturedTable) -> dict[str, object]:
+        """Which table was copied, and what it is called here."""
+        here = self._map.table(table.schema, table.name)
+        return {
+            "replication": self._replication,
+            "relid": table.relid,
+            "schema": here.schema,
+            "table": here.name,
+        }
 
     def joined(self, relids: Iterable[int]) -> sql.Composable:
         """The statement that has tables be in step, for the batch that brings them there."""

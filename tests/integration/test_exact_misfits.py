@@ -10,7 +10,7 @@ from pyreplica.errors import Refused
 from pyreplica.master import Master
 from pyreplica.replication.setup import install
 from pyreplica.slave import Slave
-from pyreplica.slave.statements import misfit
+from pyreplica.slave.misfit import misfit
 from tests.conftest import Databases
 from tests.support import assert_same, config, copied, copy, running, sql, value
 
