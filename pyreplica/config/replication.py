@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import functools
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from pyreplica.config import dsn
@@ -52,6 +54,30 @@ def _pattern(spot: Spot) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A file with a transform in Python.
+
+    Args:
+        digest: what tells the file from what it was when the configuration was read before; empty
+            when it cannot be read.
+    """
+
+    path: Path
+    digest: str
+
+
+def _transform(spot: Spot) -> Transform:
+    expected = "the absolute path of a file, such as /etc/pyreplica/shop.py, or none"
+    path = Path(spot.expand(spot.text(expected)))
+    if not path.is_absolute() or path.suffix != ".py":
+        spot.refuse(expected)
+    try:
+        return Transform(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError:
+        return Transform(path, "")  # whoever needs it says so
+
+
 class CommitMode(enum.Enum):
     """How a batch is committed on the slave."""
 
@@ -74,6 +100,7 @@ class ReplicationConfig:
         capture: the language of the capture triggers, "plpython3u" or "plpgsql"; None for what the
             master has. ``pyreplica install`` sees to it.
         map: what the master's tables are called on the slave, and what is masked.
+        transform: a file in Python through which all changes go; None for none.
         commit: how a batch is committed.
         ddl: whether DDL on replicated schemas is run on the slave, too. What
             ``pyreplica execute`` runs always is.
@@ -102,6 +129,7 @@ class ReplicationConfig:
     tables: tuple[str, ...] | None = field(default=None, metadata=checked(_patterns))
     filters: Filters = field(default=(), metadata=checked(filters))
     map: Map = field(default=Map(), metadata=checked(mapping))
+    transform: Transform | None = field(default=None, metadata=checked(or_none(_transform)))
     capture: str | None = field(
         default=None,
         metadata=checked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,6 +29,9 @@ FETCH_ROWS = 1_000
 """A batch of fewer changes is fetched in one round trip and folded in Python."""
 FETCH_BYTES = 4 << 20
 """A batch with longer rows than this in all, in bytes of text, goes through the staging table."""
+
+STREAMED_ROWS = 500
+"""So many changes are in this process's memory at a time where they go through a transform."""
 
 _ROWS = """(
     SELECT * FROM pyreplica.replica_log
@@ -192,6 +195,23 @@ class Log:
             apart: tables whose changes begin after other snapshots.
             without: generations that are read in another way.
         """
+        query = self._changes(after, until, apart, without)
+        return sql.SQL("COPY ({}) TO STDOUT").format(query)
+
+    def stream(
+        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart] = ()
+    ) -> Iterator[Change]:
+        """The same changes in the order of their ids, one after another; inside a transaction."""
+        query = sql.SQL(
+            "SELECT id, tab, op::text, key, row::text, old::text FROM ({}) "
+            "l(id, tab, op, key, row, old) ORDER BY id"
+        ).format(self._changes(after, until, apart, ()))
+        for row in self._connection.stream(query, size=STREAMED_ROWS):
+            yield Change(*row)
+
+    def _changes(
+        self, after: Snapshot, until: Snapshot, apart: Sequence[Apart], without: Iterable[int]
+    ) -> sql.Composable:
         others = [generation for one in apart for generation in one.generations]
         others += without
         parts = [(after, others, False)]
@@ -203,8 +223,7 @@ class Log:
             )
             for begin, tabs, these in parts
         ]
-        query = self._masking.over(sql.SQL(" UNION ALL ").join(queries))
-        return sql.SQL("COPY ({}) TO STDOUT").format(query)
+        return self._masking.over(sql.SQL(" UNION ALL ").join(queries))
 
     def inserted(
         self, after: Snapshot, until: Snapshot, generation: int, columns: sql.Composable

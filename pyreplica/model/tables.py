@@ -149,6 +149,7 @@ class SlaveTable:
         """The columns by what the log calls them."""
         return {c.logged: c for c in self.columns.values() if c.logged is not None}
 
+
 @dataclass(frozen=True, slots=True)
 class TablePart:
     """Something of a table that is made after its rows are there.

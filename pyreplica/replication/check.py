@@ -16,6 +16,7 @@ from pyreplica.replication.filters import as_configured, changed
 from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
 from pyreplica.slave import Slave
 from pyreplica.slave.misfit import misfit, unknown_column
+from pyreplica.transform.module import load
 
 OLDEST = 130000
 
@@ -60,6 +61,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
     """Look at everything that can be looked at; changes nothing."""
     master: Master | None = None
     slave: Slave | None = None
+    yield from _transform(config)
     try:
         try:
             master = Master(config)
@@ -82,6 +84,19 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
         for side in (master, slave):
             if side is not None:
                 side.close()
+
+
+def _transform(config: ReplicationConfig) -> Iterator[Finding]:
+    """Whether the transform can be loaded, and what it has; it is executed for that."""
+    if config.transform is None:
+        return
+    path = config.transform.path
+    try:
+        names = load(path, config.name).names
+    except PyReplicaError as error:
+        yield Finding("problem", "transform", error.what, error.hint)
+    else:
+        yield Finding("ok", "transform", f"{path} has {', '.join(names)}")
 
 
 def _server(side: Master | Slave) -> Iterator[Finding]:

@@ -139,8 +139,15 @@ def compare(
 
     Raises:
         ConfigError: there is no table of that name in the replication.
+        Refused: the replication has a transform.
         TimedOut: no daemon brings the slave up to what was committed on the master.
     """
+    if config.transform is not None:
+        raise Refused(
+            "what goes through a transform cannot be compared with the master's rows",
+            where=config.name,
+            hint="The transform alone knows what the slave's rows should be.",
+        )
     progress = progress or Unwatched()
     with ExitStack() as stack:
         master = stack.enter_context(closing(Master(config)))

@@ -14,6 +14,7 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.errors import PyReplicaError
 from pyreplica.master import Master, TableSize
 from pyreplica.model import CapturedTable, Position
+from pyreplica.replication import transformed
 from pyreplica.replication.agenda import Agenda, Task
 from pyreplica.replication.analysis import Analysis
 from pyreplica.replication.later import Later, Piece
@@ -21,6 +22,7 @@ from pyreplica.replication.rows import move
 from pyreplica.replication.schema import MadeLater
 from pyreplica.slave import Slave
 from pyreplica.slave.parts import make
+from pyreplica.transform.module import Hooks, load
 
 _Side = TypeVar("_Side", Master, Slave)
 
@@ -189,16 +191,12 @@ class Copier:
         self, table: CapturedTable, size: TableSize, note: Note, master: Master, slave: Slave
     ) -> int:
         slave.records.copying(table)
+        hooks = None
+        if self._config.transform is not None:
+            hooks = load(self._config.transform.path, self._config.name)
         try:
             with slave.connection.transaction():
-                rows = move(
-                    master.connection,
-                    slave.connection,
-                    table,
-                    size.partitioned,
-                    lambda n: self._progress.rows(str(table), n),
-                    slave.place(table, master.masking.of(table)),
-                )
+                rows = self._move(master, slave, table, size.partitioned, hooks)
                 if master.rewritten(table) and not self._truncated(master.log.position(), table):
                     raise PyReplicaError(
                         "ALTER TABLE has rewritten it on the master after the copy had begun",
@@ -209,8 +207,28 @@ class Copier:
         except PyReplicaError as error:
             error.what = f"copying table {table}: {error.what}"
             raise
+        if hooks is not None:
+            transformed.committed(self._config, hooks, master)
         self._progress.done(str(table), rows)
         return rows
+
+    def _move(
+        self,
+        master: Master,
+        slave: Slave,
+        table: CapturedTable,
+        partitioned: bool,
+        hooks: Hooks | None,
+    ) -> int:
+        def progress(rows: int) -> None:
+            self._progress.rows(str(table), rows)
+
+        if hooks is not None:
+            return transformed.move(
+                self._config, hooks, master, slave, table, partitioned, progress
+            )
+        there = slave.place(table, master.masking.of(table))
+        return move(master.connection, slave.connection, table, partitioned, progress, there)
 
     def _make(self, piece: Piece, master: Master, slave: Slave) -> int:
         with self._lock:

@@ -72,6 +72,11 @@ class Tables:
             if self._config.includes(self._copies[relid].schema, self._copies[relid].name)
         )
 
+    @property
+    def transformed(self) -> frozenset[int]:
+        """The same with the tables that are about to join."""
+        return self.applied | {copy.relid for copy in self.joining}
+
     def _is_chosen(self, copy: TableCopy) -> bool:
         if self._config.includes(copy.schema, copy.name):
             if changed(self._config, copy, self._filters.get(copy.relid)) is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pyreplica.database import sql
 from pyreplica.master import Master
 from pyreplica.master.log import Apart
-from pyreplica.model import Snapshot
+from pyreplica.model import Change, Snapshot
+from pyreplica.replication.transforming import Transforming
 from pyreplica.slave.inserts import Inserts
 from pyreplica.slave.stage import MANY_TABLES, Stage
 from pyreplica.slave.statements import TableStatements
@@ -25,6 +26,7 @@ class Reading:
         statements: gives those of a generation; None when it is left out.
         mixed: generations whose updates were found to set different columns; added to.
         all_read: called when the last of the batch has been read, where that is later on.
+        transforming: what all changes go through; then all are staged.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Reading:
         statements: Callable[[int], TableStatements | None],
         mixed: set[int],
         all_read: Callable[[], None],
+        transforming: Transforming | None = None,
     ) -> None:
         self._master = master
         self._log = master.log
@@ -48,6 +51,7 @@ class Reading:
         self._statements = statements
         self._mixed = mixed
         self._all_read = all_read
+        self._transforming = transforming
 
     def read(self, *, staged: bool) -> tuple[int, Unstaged | None]:
         """Read it.
@@ -65,8 +69,23 @@ class Reading:
         return self._fill(unstaged.generations) if unstaged.staged else 0, unstaged
 
     def _fill(self, without: Iterable[int] = ()) -> int:
+        if self._transforming is not None:
+            return self._fill_transformed(self._transforming)
         changes = self._log.changes(self._after, self._until, self._apart, without)
         return self._stage.fill(self._master.connection, changes)
+
+    def _fill_transformed(self, transforming: Transforming) -> int:
+        """Stage what the transform makes of the changes; gives the number of those."""
+        read = 0
+
+        def counted() -> Iterator[Change]:
+            nonlocal read
+            for change in self._log.stream(self._after, self._until, self._apart):
+                read += 1
+                yield change
+
+        self._stage.fill_with(transforming.changes(counted()))
+        return read
 
     def _stage_all(self) -> None:
         self._stage.clear()

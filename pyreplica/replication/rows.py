@@ -140,7 +140,7 @@ def _exact(table: CapturedTable, column: str) -> sql.Composable:
 
 
 def shown(table: CapturedTable, column: str, masks: Masks) -> sql.Composable:
-    """The text of a masked column of the master, as it is masked when it comes from the log."""
+    """The text of a column of the master, masked if it is, as when it comes from the log."""
     # a composite value of NULLs is none
     text = sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN concat({0}) END")
-    return masked(masks[column], text.format(_exact(table, column)))
+    return masked(masks.get(column), text.format(_exact(table, column)))

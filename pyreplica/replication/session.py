@@ -19,6 +19,7 @@ from pyreplica.errors import ApplyError, DatabaseError, Refused
 from pyreplica.master import SEQUENCES_ANEW, Master
 from pyreplica.model import (
     CapturedTable,
+    Change,
     Cursor,
     Position,
     Script,
@@ -32,11 +33,13 @@ from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
+from pyreplica.replication.transforming import Transforming
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
 from pyreplica.slave.misfit import misfit
 from pyreplica.slave.statements import TableStatements
 from pyreplica.slave.verdict import Met
+from pyreplica.transform.module import load
 
 
 class Session:
@@ -81,12 +84,18 @@ class Session:
         self._members = Tables(config, self.master, self.slave)
         self._guard = Guard(config, self.master, self.slave)
         self._altered = False
+        self._transforming: Transforming | None = None
         try:
             for side in (self.master, self.slave):
                 side.check_installed()
                 side.check_writable()
             self.slave.lock()
             self.master.lock()
+            if config.transform is not None:
+                hooks = load(config.transform.path, config.name)
+                self._transforming = Transforming(
+                    config, hooks, self.master, lambda: self._members.transformed
+                )
             self.master.listen()  # first, so that no announcement is missed after looking
             self.recover()
         except BaseException:
@@ -191,8 +200,12 @@ class Session:
             first = sequences.moves(fetched)
         if fetched.changes:
             batch = Cursor(self.cursor.batch + 1, fetched.position)
+            changes: Sequence[Change] = fetched.changes
+            if self._transforming is not None:
+                self._transforming.begin(batch.batch)
+                changes = list(self._transforming.changes(changes))
             self._fetched(batch)
-            self._finish(batch, self._applier.apply(fetched.changes, batch, first))
+            self._finish(batch, self._applier.apply(changes, batch, first))
         else:
             sequences.send(first)
             if self._passes(fetched.position):
@@ -245,8 +258,11 @@ class Session:
                 statements=self.statements,
                 mixed=self._mixed,
                 all_read=self._all_read,
+                transforming=self._transforming,
             )
-            whole = bool(joining) or self._applier.judge.waiting
+            if self._transforming is not None:
+                self._transforming.begin(batch.batch)
+            whole = bool(joining or self._transforming) or self._applier.judge.waiting
             staged, unstaged = reading.read(staged=whole)
         if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch
@@ -314,6 +330,8 @@ class Session:
             self._count_waiting()
             self._met(met)
         self.restate()
+        if self._transforming is not None:
+            self._transforming.end(batch.batch)
 
     def restate(self) -> None:
         """Have the master log the rows again that updates have not found."""

@@ -8,7 +8,7 @@ is to be judged goes through them as well (see judge.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pyreplica import sqlfiles
@@ -16,6 +16,7 @@ from pyreplica.database import Connection, Row, pump, sql
 from pyreplica.errors import DatabaseError
 from pyreplica.model import BARRIERS, Change
 from pyreplica.slave import staging
+from pyreplica.slave.copytext import Lines
 from pyreplica.slave.culprit import CONFLICT, cannot, is_data_error, unnamed
 from pyreplica.slave.order import expecting, in_waves, statement_for, ways_of
 from pyreplica.slave.own import emptying
@@ -120,6 +121,24 @@ class Stage:
         """
         copy_in = self._named("COPY {stage} (id, tab, op, key, row, old) FROM STDIN")
         return self._pump(source, changes, copy_in)
+
+    def fill_with(self, changes: Iterator[Change]) -> None:
+        """Put changes there one after another, in constant memory.
+
+        Raises:
+            ApplyError: a change cannot be held by the slave, for instance in its encoding.
+            PyReplicaError: what getting the changes has raised.
+        """
+        copy_in = self._named("COPY {stage} (id, tab, op, key, row, old) FROM STDIN")
+        lines = Lines(changes)
+        try:
+            self._connection.copy_in(copy_in, lines.read)
+        except DatabaseError as error:
+            if lines.failure is not None:
+                raise lines.failure from None
+            if not is_data_error(error):
+                raise
+            raise unnamed(error) from error
 
     def fill_net(self, source: Connection, nets: Part, keys: int, kind: str) -> int:
         """Stream net changes of a table from the master to where they belong; gives their number.
