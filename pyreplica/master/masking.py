@@ -96,7 +96,8 @@ class Masking:
                 f"`masks:` of the configuration names column {column} of table {schema}.{name}, "
                 "which is not captured on the master under that name",
                 where=self._connection.where,
-                hint="Correct the name; nothing is sent to the slave until then.",
+                hint="Correct the name, or have the table captured first: `pyreplica install`. "
+                "Nothing is sent to the slave until then.",
             )
 
     def of(self, captured: CapturedTable) -> Masks:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.config.policies import Policy
 from pyreplica.database import errorcodes, sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError, Refused
 from pyreplica.master import Master
+from pyreplica.replication.place import placed
 from pyreplica.slave import Slave
 from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
 from pyreplica.slave.culprit import is_data_error
 from pyreplica.slave.fold import Net, fold
-from pyreplica.slave.misfit import misfit
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, resolution
 
@@ -236,15 +236,7 @@ class _Retry:
             if not found:
                 raise ApplyError("the master does not know the table any more")
             captured = found[0]
-            masks = self._master.masking.of(captured)
-            table = self._slave.describe(captured, masks)
-            if table is None:
-                for now in self._master.tables():
-                    if now.relid == captured.relid:
-                        table = self._slave.describe(
-                            replace(captured, schema=now.schema, name=now.name), masks
-                        )
-            problem = misfit(captured, table, self._slave.place(captured))
+            table, problem = placed(self._master, self._slave, captured)
             if problem is not None or table is None:
                 raise ApplyError((problem or ("", ""))[0])
             self._tables[generation] = TableStatements(captured, table)

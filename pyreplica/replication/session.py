@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import sql
@@ -31,12 +30,12 @@ from pyreplica.replication.conflicts import restate
 from pyreplica.replication.drift import check_ddl
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
+from pyreplica.replication.place import placed
 from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
 from pyreplica.replication.transforming import Transforming
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
 from pyreplica.slave.apply import Applier
-from pyreplica.slave.misfit import misfit
 from pyreplica.slave.statements import TableStatements
 from pyreplica.slave.verdict import Met
 from pyreplica.transform.module import load
@@ -382,16 +381,7 @@ class Session:
     def _made(self, captured: CapturedTable) -> TableStatements | None:
         if not self._members.applies(captured):
             return None
-        masks = self.master.masking.of(captured)
-        table = self.slave.describe(captured, masks)
-        if table is None:
-            # a change from before the table was renamed, and the slave's table is renamed already
-            for now in self.master.tables():
-                if now.relid == captured.relid:
-                    table = self.slave.describe(
-                        replace(captured, schema=now.schema, name=now.name), masks
-                    )
-        problem = misfit(captured, table, self.slave.place(captured))
+        table, problem = placed(self.master, self.slave, captured)
         if problem is None and table is not None and not self._members.is_copy(captured, table):
             problem = (
                 f"the slave's table {table} is not the one that was copied: the master's was "
