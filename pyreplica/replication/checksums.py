@@ -104,9 +104,7 @@ def places(captured: CapturedTable, here: SlaveTable) -> tuple[Place, Place]:
         c: shown(captured, c, masks) if c in masks else sql.Identifier("t", c) for c in columns
     }
     return (
-        Place(
-            captured.schema, captured.name, there, condition(captured), captured.partitioned
-        ),
+        Place(captured.schema, captured.name, there, condition(captured), captured.partitioned),
         Place(
             here.schema,
             here.name,

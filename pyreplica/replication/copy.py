@@ -229,7 +229,7 @@ class Copy:
                     error.hint = error.hint or self._copier.cure
                     raise
             for table in tables:
-                fits(self._config, table, slave.describe(table))
+                fits(self._config, table, slave.describe(table, master.masking.of(table)))
             master.set_copied(cursor)
             slave.finish_copy(cursor)
 

@@ -11,7 +11,7 @@ from pyreplica.database import sql
 from pyreplica.errors import ApplyError
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Change
-from pyreplica.replication.rows import shown
+from pyreplica.replication.rows import condition, shown
 from pyreplica.replication.transforming import Transforming
 from pyreplica.slave import Slave
 from pyreplica.slave.statements import TableStatements
@@ -66,11 +66,12 @@ def committed(config: ReplicationConfig, hooks: Hooks, master: Master) -> None:
 def _rows(master: Master, table: CapturedTable, partitioned: bool) -> Iterator[Change]:
     """The rows as the log would have them."""
     others = [c for c in table.columns if c not in table.key]
-    query = sql.SQL("SELECT {}::text, {}::text FROM {}{}").format(
+    query = sql.SQL("SELECT {}::text, {}::text FROM {}{} WHERE {}").format(
         _object(master, table, table.key),
         _object(master, table, others),
         sql.SQL("" if partitioned else "ONLY "),
         sql.Identifier(table.schema, table.name),
+        condition(table),
     )
     for key, row in master.connection.stream(query, size=ROWS):
         yield Change(0, table.id, "I", key, row)

@@ -566,3 +566,39 @@ def test_a_batch_that_fails_names_the_master_s_table(databases: Databases) -> No
         daemon.until_said('cannot update public.item {"id": "3"}')
         sql(databases.slave, "ALTER TABLE archive.goods DROP CONSTRAINT goods_amount_check")
         assert_same(made)
+
+
+# Together with filters
+
+
+@pytest.mark.usefixtures("apply_path")
+def test_filters_masks_and_other_names_go_together(databases: Databases) -> None:
+    made = copied(
+        databases,
+        "CREATE TABLE public.c (id integer PRIMARY KEY, region text, mail text, secret text);"
+        "INSERT INTO public.c SELECT i, CASE WHEN i % 2 = 0 THEN 'eu' ELSE 'us' END, 'hidden', 's' "
+        "FROM generate_series(1, 9) i",
+        slave="CREATE TABLE public.d (source text, id integer, area text, mail text, "
+        "PRIMARY KEY (source, id))",
+        filters={"public.c": {"where": "region = 'eu'", "columns": ["id", "region", "mail"]}},
+        map={
+            "tables": {"public.c": "public.d"},
+            "columns": {"public.c": {"region": "area"}},
+            "constants": {"public.c": {"source": "x"}},
+            "masks": {"public.c": {"mail": "hash"}},
+            "secret": "0123456789abcdef",
+        },
+    )
+    with running(made):
+        sql(
+            databases.master,
+            "BEGIN",
+            "UPDATE public.c SET region = 'eu' WHERE id = 1",
+            "UPDATE public.c SET region = 'us' WHERE id = 2",
+            "UPDATE public.c SET mail = 'hidden too', secret = 'n' WHERE id = 4",
+            "INSERT INTO public.c VALUES (10, 'eu', 'hidden', 's'), (11, 'us', 'hidden', 's')",
+            "COMMIT",
+        )
+        assert_same(made)
+    query = "SELECT id, source, area, length(mail) FROM public.d ORDER BY id"
+    assert rows(databases.slave, query) == [(i, "x", "eu", 64) for i in (1, 4, 6, 8, 10)]
