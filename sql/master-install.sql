@@ -153,6 +153,7 @@ $$;
 DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of(jsonb, boolean, text);
 
 \ir master/tables.sql
+\ir master/forward.sql
 \ir master/capture.sql
 \ir master/catalog.sql
 \ir master/rights.sql
@@ -176,7 +177,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 
 -- Versions 2 and 4 had these.
 DROP FUNCTION IF EXISTS pyreplica.segment(), pyreplica.restating(integer, jsonb, text, text, boolean, text),
-    pyreplica.restating(integer, jsonb, text, text, boolean);
+    pyreplica.restating(integer, jsonb, text, text, boolean), pyreplica.client_statement();
 
 REVOKE ALL ON SCHEMA pyreplica FROM PUBLIC;
 -- Only what default privileges have granted: in a database that is a slave as well REVOKE waits for a batch that is in

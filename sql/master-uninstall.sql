@@ -31,7 +31,7 @@ BEGIN
     -- with the functions go the triggers on the tables
     FOR f IN
         SELECT p.oid::regprocedure AS name FROM pg_proc p
-        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^capture($|_text$|_\d+_)'
+        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^(capture($|_text$|_\d+_)|(before|after)_(merge|move)$)'
     LOOP
         EXECUTE format('DROP FUNCTION %s CASCADE', f.name);
     END LOOP;

@@ -58,6 +58,22 @@ FROM pyreplica.log_kept() WHERE replication = %(replication)s
 -- name: want_ddl
 UPDATE pyreplica.replica_slave SET ddl = %(wanted)s WHERE replication = %(replication)s AND ddl <> %(wanted)s
 
+-- name: forwards
+SELECT pyreplica.forwards()
+
+-- name: set_forwarding
+SELECT pyreplica.set_forwarding(%(forwards)s, renew := false)
+
+-- Whether the slave has had all that was forwarded since it was copied.
+-- name: has_forwarded
+SELECT forward FROM pyreplica.replica_slave WHERE replication = %(replication)s
+
+-- name: want_forwarded
+UPDATE pyreplica.replica_slave SET forward = %(wanted)s WHERE replication = %(replication)s AND forward <> %(wanted)s
+
+-- name: received
+SELECT origin, replication, master_system, master_database, source_system, source_database FROM pyreplica.received()
+
 -- The slave is where it was before, under another identity.
 -- name: adopt
 UPDATE pyreplica.replica_slave SET slave_system = %(system)s, slave_database = %(database)s

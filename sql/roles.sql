@@ -127,7 +127,7 @@ BEGIN
             FOR o IN SELECT c.oid::regclass AS name, c.relname FROM pg_class c
                 WHERE c.relnamespace = 'pyreplica'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
                     AND c.relname NOT IN ('replica_secret', 'replica_bell', 'replica_cursor', 'replica_copy',
-                        'replica_status', 'replica_conflict', 'replica_pause')
+                        'replica_status', 'replica_conflict', 'replica_pause', 'replica_source')
                     AND c.relname !~ '^(stage|net)_\d+$'
             LOOP
                 EXECUTE format('GRANT SELECT%s ON %s TO %I',
@@ -139,7 +139,7 @@ BEGIN
                     -- of those that run with other rights only these
                     AND (NOT p.prosecdef OR p.proname IN ('add_table', 'remove_table', 'set_capture', 'restate',
                         'rotate_log', 'set_doorbell', 'tick', 'master_status', 'bit_for', 'keep_filter',
-                        'drop_filters', 'follow_drift'))
+                        'drop_filters', 'follow_drift', 'set_forwarding', 'forwards', 'received', 'skipped'))
                     AND coalesce(obj_description(p.oid, 'pg_proc'), '') <> 'slave'
             LOOP
                 EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', o.name, role_);
@@ -169,7 +169,7 @@ BEGIN
             END IF;
             FOR o IN SELECT c.oid::regclass AS name, c.relkind, c.relname FROM pg_class c
                 WHERE c.relnamespace = 'pyreplica'::regnamespace AND c.relkind IN ('r', 'v')
-                    AND (NOT is_master OR c.relname ~ '^(replica_(cursor|copy|status|conflict|pause)|(stage|net)_\d+)$')
+                    AND (NOT is_master OR c.relname ~ '^(replica_(cursor|copy|status|conflict|pause|source)|(stage|net)_\d+)$')
                     AND c.relowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = role_)
             LOOP
                 EXECUTE format('ALTER %s %s OWNER TO %I', CASE o.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, o.name,
@@ -177,6 +177,9 @@ BEGIN
             END LOOP;
             IF is_master THEN
                 EXECUTE format('GRANT SELECT ON pyreplica.replica_version TO %I', role_);
+                -- what it applies may have to go on to this database's slaves
+                EXECUTE format('GRANT EXECUTE ON FUNCTION pyreplica.forwards(), pyreplica.forward_ddl(jsonb), '
+                    'pyreplica.rotate_log(bigint) TO %I', role_);
             END IF;
             FOR o IN SELECT p.oid::regprocedure AS name, p.prokind FROM pg_proc p
                 WHERE p.pronamespace = 'pyreplica'::regnamespace

@@ -16,6 +16,7 @@ DO $$
 DECLARE
     version_here constant integer := 5;   -- the same number as below
     version_found integer;
+    forwards boolean;
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'database % is a hot standby and cannot be changed', current_database()
@@ -25,7 +26,11 @@ BEGIN
         RAISE EXCEPTION 'PostgreSQL % is too old for PyReplica', current_setting('server_version')
             USING HINT = 'Use PostgreSQL 13 or later.';
     END IF;
-    IF to_regclass('pyreplica.replica_log') IS NOT NULL
+    IF to_regclass('pyreplica.replica_capture') IS NOT NULL THEN
+        EXECUTE 'SELECT (to_jsonb(c) ->> ''forwarding'')::boolean FROM pyreplica.replica_capture c' INTO forwards;
+    END IF;
+    -- a master that is to forward what comes to it has to be a slave
+    IF to_regclass('pyreplica.replica_log') IS NOT NULL AND forwards IS NOT TRUE
         AND to_regclass('pyreplica.replica_cursor') IS NULL
         AND coalesce(current_setting('pyreplica.both', true), '') <> 'on'
     THEN
@@ -125,6 +130,14 @@ BEGIN
     UPDATE pyreplica.replica_copy SET slave_relid = to_regclass(format('%I.%I', schema_name, table_name));
 END
 $$;
+
+-- Version 5. Whose changes each replication brings, as far as its daemon knows: its master's own, and what that forwards.
+CREATE TABLE IF NOT EXISTS pyreplica.replica_source (
+    replication text NOT NULL,
+    system text NOT NULL,                -- system identifier and database of where they are written
+    database text NOT NULL,
+    PRIMARY KEY (replication, system, database)
+);
 
 -- What the daemon last had to say. Apart from the cursor, whose row a prepared transaction may hold.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_status (

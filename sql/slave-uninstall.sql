@@ -36,7 +36,7 @@ BEGIN
         CREATE OR REPLACE VIEW pyreplica.replication_status AS SELECT * FROM pyreplica.master_status();
         DROP FUNCTION pyreplica.slave_status(), pyreplica.pause(text, text, text), pyreplica.resume(text);
         DROP TABLE pyreplica.replica_cursor, pyreplica.replica_copy, pyreplica.replica_status,
-            pyreplica.replica_conflict, pyreplica.replica_pause;
+            pyreplica.replica_conflict, pyreplica.replica_pause, pyreplica.replica_source;
         DROP AGGREGATE pyreplica.merge(jsonb);
         DROP FUNCTION pyreplica.move_cursor(text, bigint, pg_snapshot, bigint, timestamptz, bigint, bigint, integer),
             pyreplica.expect(bigint, bigint, text, text), pyreplica.failing(text, text, text[], integer),

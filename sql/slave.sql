@@ -134,7 +134,50 @@ DELETE FROM pyreplica.replica_conflict WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_copy WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_status WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_pause WHERE replication = %(replication)s;
+DELETE FROM pyreplica.replica_source WHERE replication = %(replication)s;
 DELETE FROM pyreplica.replica_cursor WHERE replication = %(replication)s
+
+-- Whether this database is the master of others as well: then there is a function that says whether it forwards.
+-- name: is_master
+SELECT to_regprocedure('pyreplica.forwards()') IS NOT NULL
+
+-- name: forwards
+SELECT pyreplica.forwards()
+
+-- Wakes the daemons that wait for changes made here. A queue of notifications that is half full is left alone, as
+-- pyreplica.ring() does.
+-- name: ring
+SELECT pg_notify('pyreplica', '') WHERE pg_notification_queue_usage() < 0.5
+
+-- name: rotate
+SELECT pyreplica.rotate_log(%(bytes)s)
+
+-- name: lock_sources
+LOCK TABLE pyreplica.replica_source IN SHARE ROW EXCLUSIVE MODE
+
+-- name: sources
+SELECT system, database FROM pyreplica.replica_source WHERE replication = %(replication)s
+
+-- Whose changes other replications bring to tables that this one brings as well, and one of these tables.
+-- name: sources_of_others
+SELECT s.replication, s.system, s.database, c.master_system, c.master_database,
+    min(k.schema_name || '.' || k.table_name)
+FROM pyreplica.replica_source s JOIN pyreplica.replica_cursor c ON c.replication = s.replication
+JOIN pyreplica.replica_copy k ON k.replication = s.replication AND k.state <> 'removed'
+WHERE s.replication <> %(replication)s AND (k.schema_name, k.table_name) IN (
+    SELECT w.schema_name, w.table_name FROM unnest(%(schemas)s::text[], %(names)s::text[]) w(schema_name, table_name)
+    UNION ALL
+    SELECT o.schema_name, o.table_name FROM pyreplica.replica_copy o
+    WHERE o.replication = %(replication)s AND o.state <> 'removed')
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3
+
+-- name: forget_sources
+DELETE FROM pyreplica.replica_source WHERE replication = %(replication)s
+
+-- name: add_sources
+INSERT INTO pyreplica.replica_source (replication, system, database)
+SELECT %(replication)s, s.system, s.database
+FROM unnest(%(systems)s::text[], %(databases)s::text[]) s(system, database)
 
 -- name: other_cursors
 SELECT count(*) FROM pyreplica.replica_cursor WHERE replication <> %(replication)s

@@ -104,6 +104,7 @@ class ReplicationConfig:
         commit: how a batch is committed.
         ddl: whether DDL on replicated schemas is run on the slave, too. What
             ``pyreplica execute`` runs always is.
+        forward: whether the slave also gets what other replications have applied to the master.
         guard: whether writing the replicated tables on the slave is refused to all but the daemon.
         batch_rows: the number of rows a batch is cut at while catching up.
         copy_workers: how many tables the initial copy copies at a time.
@@ -141,6 +142,7 @@ class ReplicationConfig:
         metadata=checked(one_of({mode.value: mode for mode in CommitMode})),
     )
     ddl: bool = field(default=False, metadata=checked(one_of({"ignore": False, "replicate": True})))
+    forward: bool = field(default=False, metadata=checked(flag))
     guard: bool = field(default=False, metadata=checked(flag))
     batch_rows: int = field(default=200_000, metadata=checked(whole(1, 10_000_000)))
     copy_workers: int = field(default=4, metadata=checked(whole(1, 64)))

@@ -11,6 +11,7 @@ from pyreplica.database import Connection, sql
 from pyreplica.errors import Dropped, Refused
 from pyreplica.master.ddl import Ddl
 from pyreplica.master.filters import Filters
+from pyreplica.master.forwarding import Forwarding
 from pyreplica.master.log import Log
 from pyreplica.master.masking import Masking
 from pyreplica.master.sequences import sequences_of
@@ -94,7 +95,7 @@ class Master(Side):
     """A session with the master database of one replication.
 
     ``log`` reads what was captured, ``filters`` is what the slave gets of that, ``ddl`` is about
-    DDL that nobody has seen.
+    DDL that nobody has seen, ``forwarding`` about what came from other masters.
     """
 
     def __init__(self, config: ReplicationConfig) -> None:
@@ -114,6 +115,7 @@ class Master(Side):
         )
         self.filters = Filters(connection, config.name)
         self.ddl = Ddl(connection)
+        self.forwarding = Forwarding(connection, config.name)
         self._prepared = False
 
     def tables(

@@ -35,7 +35,8 @@ STREAMED_ROWS = 500
 
 _ROWS = """(
     SELECT * FROM pyreplica.replica_log
-    WHERE (slaves IS NULL OR slaves & {mask} <> 0) AND (origin IS NULL OR origin <> ALL ('{{}}'))
+    WHERE (slaves IS NULL OR slaves & {mask} <> 0) AND (origin IS NULL
+        OR origin <> ALL ((SELECT pyreplica.skipped('{replication}'))::integer[]))
 )"""
 
 LONGEST_FOLDED = 2_000
@@ -108,7 +109,7 @@ class Log:
             values = {"replication": self._replication}
             mask = next((row[0] for row in self._connection.query(_SQL["mask"], values)), None)
             # a number and not a parameter, nor a function: each would have to be planned
-            part = _ROWS.format(mask=mask or 0)
+            part = _ROWS.format(mask=mask or 0, replication=self._replication)
         bound = {name: text.replace("{log}", part) for name, text in {**_SQL, **_LARGE}.items()}
         if mask is not None:
             self._bound = bound

@@ -26,6 +26,7 @@ from pyreplica.model.positions import (
     Identity,
     LogKept,
     Position,
+    Received,
     Server,
     Snapshot,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "MaskKind",
     "MasterSequence",
     "Position",
+    "Received",
     "Script",
     "SequenceColumn",
     "SequenceState",

@@ -165,3 +165,20 @@ class Applied:
     changes: int
     last_batch_changes: int
     applied_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A replication into a database that is a master as well.
+
+    Args:
+        origin: the number that the log there has for what it has applied.
+        replication: its name.
+        master: where it comes from.
+        sources: whose changes it brings; its master's own among them.
+    """
+
+    origin: int
+    replication: str
+    master: Identity
+    sources: frozenset[Identity]

@@ -32,12 +32,18 @@ CALLED_ON_MASTER = (
     *("add_table", "remove_table", "set_capture", "code_of_others"),
     *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
     *("installer", "sees_ddl", "drift", "follow_drift", "catalog_mark"),
+    *("set_forwarding", "forwards", "received", "skipped"),
 )
 WRITTEN_ON_SLAVE = (
     *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),
+    "replica_source",
 )
 READ_ON_SLAVE = ("replica_version",)
-CALLED_ON_SLAVE = ("move_cursor", "expect", "failing", "run_ddl", "merge", "pause", "resume")
+CALLED_ON_SLAVE = (
+    *("move_cursor", "expect", "failing", "run_ddl", "merge", "pause", "resume"),
+    # where it is a master as well
+    *("forwards", "forward_ddl", "rotate_log"),
+)
 """What a daemon's role needs in the schema pyreplica, whatever it is given by sql/roles.sql."""
 
 
@@ -73,6 +79,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
             yield Finding("problem", "slave", error.what, error.hint)
         if master is not None:
             yield from _master(master, config)
+            yield from _forwarding(config, master)
         if slave is not None:
             yield from _slave(slave, config)
         if master is not None and slave is not None:
@@ -160,6 +167,21 @@ def _master(master: Master, config: ReplicationConfig) -> Iterator[Finding]:
     for unseen in unseen_ddl(master):
         yield Finding(*unseen)
     yield from _doorbell(master, server.prepared_transactions)
+
+
+def _forwarding(config: ReplicationConfig, master: Master) -> Iterator[Finding]:
+    """Whether the master forwards what this replication is to carry."""
+    if not config.forward or not _installed(master):
+        return
+    if master.forwarding.on_all_tables():
+        yield Finding("ok", "master", "what other replications apply to it is forwarded")
+    else:
+        yield Finding(
+            "problem",
+            "master",
+            "what other replications apply to it is not captured on all tables",
+            f"Run `pyreplica install {config.name}`; writers of each table wait for a moment.",
+        )
 
 
 def _rights(side: Master | Slave, missing: list[str]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Cursor, Position, SlaveTable
 from pyreplica.replication.copier import Copier, Progress
 from pyreplica.replication.filters import as_configured, set_filters
+from pyreplica.replication.forwarding import Forwarding
 from pyreplica.replication.schema import ATTACHMENT, NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
@@ -88,7 +89,10 @@ class Copy:
             master.masking.load()
             here = {table: slave.describe(table, master.masking.of(table)) for table in tables}
             self._check(slave, here)
-            return self._copy(master, slave, here)
+            forwarding = Forwarding(self._config, master, slave)
+            forwarding.check_master()
+            forwarding.look(tables)
+            return self._copy(master, slave, here, forwarding)
 
     def _chosen(self, master: Master) -> list[CapturedTable]:
         tables = [
@@ -156,7 +160,7 @@ class Copy:
                     hint="If they may be replaced by the master's rows: --truncate.",
                 )
 
-    def _copy(self, master: Master, slave: Slave, here: _Here) -> Copied:
+    def _copy(self, master: Master, slave: Slave, here: _Here, forwarding: Forwarding) -> Copied:
         found = [one for one in here.values() if one is not None]
         identity = master.identity()
         confirmed = master.confirmed()
@@ -167,6 +171,7 @@ class Copy:
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
         master.register(slave.identity())
+        forwarding.want()
         master.set_limits(self._config.max_log_size, self._config.max_log_age)
         # only now, when what the slave has is good for nothing any more
         for line in set_filters(self._config, master, here):

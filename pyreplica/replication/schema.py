@@ -32,6 +32,7 @@ _OURS = re.compile(
         ACL\ -\ SCHEMA\ pyreplica\ |
         TRIGGER\ .*\ pyreplica_(insert|update|delete|(before_)?truncate)\ |
         TRIGGER\ .*\ pyreplica_(before_merge|z_after_merge|before_move|after_move)\ |
+        TRIGGER\ .*\ pyreplica_guard_(rows_)?\d+\ |
         EVENT\ TRIGGER\ -\ pyreplica_(announce|announce_drop|ddl|drop|rewrite)\ |
         COMMENT\ -\ EVENT\ TRIGGER\ pyreplica_
     )""",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError, DatabaseError, Refused
-from pyreplica.master import SEQUENCES_ANEW, Master
+from pyreplica.master import ROTATE_BYTES, SEQUENCES_ANEW, Master
 from pyreplica.model import (
     CapturedTable,
     Change,
@@ -28,6 +28,7 @@ from pyreplica.model import (
 from pyreplica.replication.agreement import Observer, agree
 from pyreplica.replication.conflicts import restate
 from pyreplica.replication.drift import check_ddl
+from pyreplica.replication.forwarding import Forwarding
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.place import placed
@@ -82,6 +83,7 @@ class Session:
         self._sequences = Sequences(config, self.master, self.slave)
         self._members = Tables(config, self.master, self.slave)
         self._guard = Guard(config, self.master, self.slave)
+        self._forwarding = Forwarding(config, self.master, self.slave)
         self._altered = False
         self._transforming: Transforming | None = None
         try:
@@ -131,6 +133,7 @@ class Session:
         self.bit, self.cursor, applied = agree(self._config, self.master, self.slave, self._observe)
         self.changes = applied.changes
         check_ddl(self._config, self.master)
+        self._forwarding.begin()
         self.master.want_ddl(self._config.ddl)
         self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
         self._staging = applied.id
@@ -189,7 +192,10 @@ class Session:
         if look and self._guard.pending:
             self._guard.follow(self._staging, self._members.applied)
         look = look or any(heard) or sequences.unseen
-        fetched = self.master.log.fetch(self.cursor.position.snapshot, sequences.relids, look)
+        while True:
+            fetched = self.master.log.fetch(self.cursor.position.snapshot, sequences.relids, look)
+            if fetched.changes == () or not self._forwarding.look():
+                break
         if fetched.changes is None or self._members.joining:
             return self._large_batch(), fetched.position
         if any(change.table not in self._tables for change in fetched.changes):
@@ -212,11 +218,13 @@ class Session:
         return len(fetched.changes), fetched.position
 
     def _passes(self, position: Position) -> bool:
-        """Whether there may be changes up to a position that the filters leave out.
+        """Whether there may be changes up to a position that are not for this slave.
 
         Those are not to be read again, nor to be kept in the log for this slave.
         """
-        if not self._config.filters or position.log_id <= self.cursor.position.log_id:
+        if not (self._config.filters or self._forwarding.passes_over):
+            return False
+        if position.log_id <= self.cursor.position.log_id:
             return False
         self.cursor = Cursor(self.cursor.batch, position)
         self._passed = True
@@ -245,6 +253,7 @@ class Session:
         master = self.master
         with master.connection.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
             now = master.log.position()
+            self._forwarding.look()
             until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
@@ -266,7 +275,7 @@ class Session:
         if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch
             self.cursor = Cursor(self.cursor.batch, until)
-            self._passed = bool(self._config.filters)
+            self._passed = bool(self._config.filters) or self._forwarding.passes_over
             return 1
         self._fetched(batch)
         # not in the transaction above, which would hold its locks on them for long
@@ -316,6 +325,8 @@ class Session:
         self._observe(Step.CONFIRMED, batch.batch)
         if self._config.commit is CommitMode.TWO_PHASE:
             self.slave.commit_prepared(batch.batch)
+        if applied:
+            self.slave.forwarding.ring()
         self.cursor = batch
         self._passed = False
         self.changes += applied
@@ -413,6 +424,7 @@ class Session:
         """
         try:
             done = self.master.rotate()
+            self.slave.forwarding.rotate(ROTATE_BYTES)
         except DatabaseError as error:
             self._log.warning("the log could not be rotated: %s", error)
             return None

@@ -26,8 +26,14 @@ class Line:
     refused: bool = False
 
 
-def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> None:
-    """Run a script of sql/, as psql would; when it refuses nothing was changed."""
+def _run_script(
+    dsn: str, where: str, name: str, config: ReplicationConfig, *, both: bool = False
+) -> None:
+    """Run a script of sql/, as psql would; when it refuses nothing was changed.
+
+    Args:
+        both: a database that has the other side already is meant.
+    """
     with Connection(
         dsn,
         where=where,
@@ -40,6 +46,8 @@ def _run_script(dsn: str, where: str, name: str, config: ReplicationConfig) -> N
                 connection.execute(
                     "SELECT set_config('pyreplica.capture', %s, false)", (config.capture,)
                 )
+            if both:
+                connection.execute("SELECT set_config('pyreplica.both', 'on', false)")
             connection.execute(sqlfiles.script(name))
         except PyReplicaError:
             connection.rollback()
@@ -57,7 +65,8 @@ def install(config: ReplicationConfig) -> list[Line]:
     """
     with closing(Master(config)) as master, closing(Slave(config)) as slave:
         _may_install(master, slave)
-    _run_script(config.master, master.connection.where, "master-install.sql", config)
+    script, where = "master-install.sql", master.connection.where
+    _run_script(config.master, where, script, config, both=config.forward)
     lines = [Line("master: installed")]
     _run_script(config.slave, slave.connection.where, "slave-install.sql", config)
     lines.append(Line("slave: installed"))
@@ -66,13 +75,16 @@ def install(config: ReplicationConfig) -> list[Line]:
             lines.append(Line(f"master: {BLIND}. {AT_ONCE}"))
         if config.capture is not None:
             lines.append(Line(f"master: {master.set_capture(config.capture)}"))
+        if config.forward:
+            lines.append(Line(f"master: {master.forwarding.turn_on()}"))
+        renews = config.capture is not None or config.forward
         held = _held(config)
         recorded = master.filters.recorded()
         for table in master.candidates():
             if config.includes(table.schema, table.name) and table.reason is None:
                 lines += _filtered(config, master, table, held, recorded)
-            # what other replications have had captured changes its language as well
-            if config.includes(table.schema, table.name) or (config.capture and table.added):
+            # what other replications have had captured changes its triggers as well
+            if config.includes(table.schema, table.name) or (renews and table.added):
                 done = master.add_table(table)
                 lines.append(Line(done, refused=": not added:" in done))
         names = {(table.schema, table.name) for table in master.candidates()}

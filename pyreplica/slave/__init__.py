@@ -31,6 +31,7 @@ from pyreplica.model import (
 )
 from pyreplica.side import Side
 from pyreplica.slave.conflicts import ConflictRecords
+from pyreplica.slave.forwarding import Forwarding
 from pyreplica.slave.own import emptying, own
 from pyreplica.slave.pauses import Pauses
 from pyreplica.slave.tables import TableRecords
@@ -67,7 +68,7 @@ class Slave(Side):
 
     Triggers and foreign keys stay silent in it: what they did on the master is in the log.
     ``records`` says which tables are copied, ``conflicts`` what was met, ``pauses`` whether
-    somebody has paused it.
+    somebody has paused it, ``forwarding`` what its own slaves need.
     """
 
     def __init__(self, config: ReplicationConfig) -> None:
@@ -87,6 +88,7 @@ class Slave(Side):
         self.records = TableRecords(connection, config.name, config.map)
         self.conflicts = ConflictRecords(connection, config.name)
         self.pauses = Pauses(connection, config.name)
+        self.forwarding = Forwarding(connection, config.name)
 
     def may_create(self) -> bool:
         """Whether the role may make PyReplica's schema here."""

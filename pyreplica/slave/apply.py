@@ -108,7 +108,8 @@ class Applier:
         Returns:
             The number of changes applied.
         """
-        message: list[Part] = [sql.SQL("BEGIN"), *first]
+        forwarding = self._slave.forwarding
+        message: list[Part] = [*forwarding.begin(), *first]
         applied = 0
         altered = False
         for piece in in_pieces(changes):
@@ -120,12 +121,12 @@ class Applier:
                 message.append(barrier)
                 applied += 1
                 if piece[0].op == "S":
-                    self._connection.execute(sql.SQL("; ").join(message))
+                    self._connection.execute(forwarding.message(message))
                     message = []
                     self._forget_tables()
                     altered = True
         message += self._last(cursor, applied, altered)
-        self._connection.execute(sql.SQL("; ").join(message))
+        self._connection.execute(forwarding.message(message))
         return applied
 
     def _by_table(
@@ -265,7 +266,8 @@ class Applier:
         unstaged: Unstaged | None = None,
     ) -> int:
         run = self._connection.execute
-        run(sql.SQL("; ").join([sql.SQL("BEGIN"), *first]))
+        forwarding = self._slave.forwarding
+        run(forwarding.message([*forwarding.begin(), *first]))
         applied = 0
         if unstaged is not None:
             if unstaged.inserts is not None:

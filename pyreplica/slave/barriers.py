@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pyreplica.database import errorcodes
+from pyreplica.database import errorcodes, sql
 from pyreplica.errors import DatabaseError
 from pyreplica.model import Change, Script
 from pyreplica.slave import Slave
@@ -27,9 +27,12 @@ class Barriers:
         assert change.row is not None
         if change.op == "S":
             script = Script.parse(change.row)
-            if change.id in self._labels_added or not self._catalog.runs(script):
+            if not self._catalog.runs(script):
                 return None
-            return self._slave.run_ddl(script)
+            parts = self._slave.forwarding.ddl(change.row)
+            if change.id not in self._labels_added:
+                parts.append(self._slave.run_ddl(script))
+            return sql.SQL("; ").join(parts) if parts else None
         statements = self._catalog.statements(change.table)
         if statements is None:
             return None

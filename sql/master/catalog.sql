@@ -185,6 +185,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
                 'bit', f.bit, 'given', f.given, 'condition', f.condition) ORDER BY f.bit))
             FROM pyreplica.replica_filter f WHERE f.relid = c.oid AND f.condition IS NOT NULL
             HAVING count(*) > 0), '{}')
+        -- what daemons apply is captured as well; not there where it is not
+        || CASE WHEN (SELECT k.forwarding FROM pyreplica.replica_capture k) THEN '{"forwarding": true}' ELSE '{}' END::jsonb
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
     WHERE c.oid = rel

@@ -215,10 +215,10 @@ FROM pyreplica.replica_filter f JOIN pyreplica.replica_table t ON t.relid = f.re
 WHERE f.columns IS NOT NULL;
 
 -- The log as a replication's slave gets it: the rows that are for it, without the columns that it does not get and
--- updates of these alone, and without what one of the origins `skip` has brought. It has no settings of its own, so
+-- updates of these alone, and without what other replications have brought that it does not get. It has no settings of its own, so
 -- that the planner puts the query in the place where it is called. Where a slave gets all columns the program asks
 -- the log itself, which takes no join.
-CREATE OR REPLACE FUNCTION pyreplica.log_of(replication text, skip integer[] DEFAULT '{}')
+CREATE OR REPLACE FUNCTION pyreplica.log_of(replication text)
 RETURNS TABLE (id bigint, txid xid8, at timestamptz, tab integer, op "char", key jsonb, "row" jsonb, old jsonb)
 LANGUAGE sql STABLE AS $$
     SELECT l.id, l.txid, l.at, l.tab, l.op, l.key,
@@ -229,6 +229,6 @@ LANGUAGE sql STABLE AS $$
         ON h.tab = l.tab
     WHERE (l.slaves IS NULL
             OR l.slaves & (SELECT 1::bigint << s.bit FROM pyreplica.replica_slave s WHERE s.replication = $1) <> 0)
-        AND (l.origin IS NULL OR l.origin <> ALL ($2))
+        AND (l.origin IS NULL OR l.origin <> ALL ((SELECT pyreplica.skipped($1))::integer[]))
         AND (h.tab IS NULL OR l.op NOT IN ('U', 'u', 'F') OR l.row - h.columns <> '{}')
 $$;

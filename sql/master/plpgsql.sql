@@ -127,7 +127,7 @@ BEGIN
     IF doorbell > 1 AND logged > 0 THEN
         PERFORM pyreplica.ring(doorbell);
     END IF;%s$code$,
-        pyreplica.mark_of(t.shape), pyreplica.client_statement(), ' AND NOT (' || (part ->> 'unless') || ')',
+        pyreplica.mark_of(t.shape), pyreplica.client_statement(t.shape), ' AND NOT (' || (part ->> 'unless') || ')',
         CASE WHEN part ? 'first' THEN format($code$
     IF is_first AND doorbell & 1 = 0 THEN
         %s;

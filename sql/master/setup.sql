@@ -84,13 +84,18 @@ $$;
 -- A table's capture triggers, whatever table they are on. PostgreSQL itself makes those of partitions that go with a row
 -- trigger of their root. `language`: of those that capture; the others go with either.
 CREATE OR REPLACE VIEW pyreplica.capture_trigger AS
-SELECT g.tgrelid AS relid, g.tgname AS name, g.tgenabled IN ('O', 'A') AS enabled,
-    -- may be worked out for other triggers as well
-    substring(encode(g.tgargs, 'escape') FROM '^(\d{1,9})\\000')::integer AS generation,
-    CASE WHEN p.proname ~ '^capture' THEN l.lanname::text END AS language
-FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
-WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^(capture($|_)|(before|after)_(merge|move)$)'
-    AND g.tgparentid = 0;
+SELECT g.relid, g.name, g.fires IN ('O', 'A') AND (g.fires = 'A' OR t.shape ? 'forwarding' IS NOT TRUE) AS enabled,
+    g.generation, g.language
+FROM (
+    SELECT g.tgrelid AS relid, g.tgname AS name, g.tgenabled AS fires,
+        -- may be worked out for other triggers as well
+        substring(encode(g.tgargs, 'escape') FROM '^(\d{1,9})\\000')::integer AS generation,
+        CASE WHEN p.proname ~ '^capture' THEN l.lanname::text END AS language
+    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
+    WHERE p.pronamespace = 'pyreplica'::regnamespace
+        AND p.proname ~ '^(capture($|_)|(before|after)_(merge|move)$)' AND g.tgparentid = 0
+) g
+LEFT JOIN pyreplica.replica_table t ON t.id = g.generation;
 
 -- What comes between these two is DDL of ours, which the event triggers leave alone. Anybody can set the setting, so it
 -- counts only with a secret that is in a table, and there only until the end: no code of others runs before that.
@@ -187,6 +192,16 @@ BEGIN
                 'WHEN (current_setting(''pyreplica.moving'', true) = ''on'') '
                 'EXECUTE FUNCTION pyreplica.after_move(%L)', table_, generation);
         END IF;
+    END IF;
+    IF (SELECT t.shape ? 'forwarding' FROM pyreplica.replica_table t WHERE t.id = generation) THEN
+        FOR g IN
+            -- partitions have row triggers of their root's, and no others
+            SELECT k.name, CASE WHEN t.tgtype & 1 = 0 THEN 'ONLY ' END AS only_
+            FROM pyreplica.capture_trigger k JOIN pg_trigger t ON t.tgrelid = k.relid AND t.tgname = k.name
+            WHERE k.relid = rel
+        LOOP
+            EXECUTE format('ALTER TABLE %s%s ENABLE ALWAYS TRIGGER %I', g.only_, table_, g.name);
+        END LOOP;
     END IF;
     PERFORM pyreplica.end_refreshing();
 END

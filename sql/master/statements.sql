@@ -203,14 +203,17 @@ CREATE OR REPLACE FUNCTION pyreplica.logging(
     rows_ text, at_ text DEFAULT 'statement_timestamp()', columns_ text DEFAULT 'tab, op, key, row',
     segment_ smallint DEFAULT NULL
 ) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('INSERT INTO pyreplica.replica_log%s (at, segment, %s) SELECT %s, %s, l.* FROM (%s OFFSET 0) l(%2$s) '
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('INSERT INTO pyreplica.replica_log%1$s (at, segment, %2$s%6$s) '
+        'SELECT %3$s, %4$s, l.*%7$s FROM (%5$s OFFSET 0) l(%2$s) '
         'WHERE pg_column_size(l.row) > 150000000 IS NOT TRUE OR pyreplica.is_printable(l.row)',
         '_' || segment_, columns_, at_,
         coalesce(segment_ || '::smallint',
             format('(SELECT CASE WHEN pg_current_xact_id() IS NULL THEN NULL WHEN %1$s > 1 THEN pyreplica.ring(%1$s) '
                 'ELSE coalesce(%1$s & 1, 0) END)::smallint', 'pg_sequence_last_value(''pyreplica.doorbell''::regclass)')),
-        rows_)
+        rows_, CASE WHEN c.forwarding THEN ', origin' END, CASE WHEN c.forwarding THEN ', (SELECT pyreplica.origin())' END)
+    -- an old snapshot may see no row there
+    FROM (SELECT (SELECT k.forwarding FROM pyreplica.replica_capture k) AS forwarding) c
 $$;
 
 -- The columns of the log that a capture fills.
@@ -330,9 +333,12 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT quote_literal(format('pyreplica.t%s', shape ->> 'family'))
 $$;
 
-CREATE OR REPLACE FUNCTION pyreplica.client_statement() RETURNS text
+-- A daemon sends several statements in one message, at one time. Where its changes are captured it numbers them.
+CREATE OR REPLACE FUNCTION pyreplica.client_statement(shape jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'interval_hash(statement_timestamp() - ''epoch''::timestamptz)::text'
+        || CASE WHEN shape ? 'forwarding' THEN ' || coalesce(current_setting(''pyreplica.statement'', true), '''')'
+            ELSE '' END
 $$;
 
 -- The capture statements of a generation: event -> [statement, statement that restates]. The second is executed
@@ -356,6 +362,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 'THEN set_config(%1$s, %2$s, false) IS NOT NULL ELSE false END)', mark, now_),
             format('(SELECT set_config(%s, %s, false) IS NOT NULL)', mark, now_)
         FROM jsonb_each(pyreplica.capture_parts(generation, shape)) e(event, part),
-            pyreplica.mark_of(shape) mark, pyreplica.client_statement() now_
+            pyreplica.mark_of(shape) mark, pyreplica.client_statement(shape) now_
     ) p(event, part, first_capture, set_mark)
 $$;

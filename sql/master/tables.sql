@@ -151,6 +151,19 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_capture (
 );
 INSERT INTO pyreplica.replica_capture (language) VALUES (current_setting('pyreplica.capture')) ON CONFLICT DO NOTHING;
 
+-- Version 5. What the daemons of other replications apply here goes on to this database's slaves: set_forwarding().
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'pyreplica.replica_capture'::regclass AND attname = 'forwarding')
+    THEN
+        ALTER TABLE pyreplica.replica_capture ADD COLUMN forwarding boolean NOT NULL DEFAULT false;
+        -- whether the slave has had all that was forwarded since it was copied
+        ALTER TABLE pyreplica.replica_slave ADD COLUMN forward boolean NOT NULL DEFAULT false;
+    END IF;
+END
+$$;
+
 -- What tells our own DDL from that of others: is_refreshing(). A row is deleted in the transaction that has inserted it,
 -- so nobody else ever sees one.
 CREATE TABLE IF NOT EXISTS pyreplica.replica_secret (secret uuid NOT NULL);
