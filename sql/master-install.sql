@@ -154,10 +154,12 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 
 \ir master/tables.sql
 \ir master/forward.sql
+\ir master/nodes.sql
 \ir master/capture.sql
 \ir master/catalog.sql
 \ir master/rights.sql
 \ir master/statements.sql
+\ir master/versions.sql
 \ir master/merge.sql
 \ir master/others.sql
 \ir master/filters.sql
@@ -172,6 +174,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/upkeep.sql
 \ir master/keep.sql
 \ir master/sequences.sql
+\ir master/interleave.sql
 \ir master/status.sql
 \ir status.sql
 

@@ -41,7 +41,8 @@ BEGIN
         DROP VIEW pyreplica.changes, pyreplica.capture_trigger, pyreplica.capture_function, pyreplica.hidden_columns;
         DROP TABLE pyreplica.replica_log, pyreplica.replica_table, pyreplica.replica_partition,
             pyreplica.replica_slave, pyreplica.replica_tick, pyreplica.replica_segment, pyreplica.replica_capture,
-            pyreplica.replica_secret, pyreplica.replica_bell, pyreplica.replica_filter;
+            pyreplica.replica_secret, pyreplica.replica_bell, pyreplica.replica_filter, pyreplica.replica_node,
+            pyreplica.replica_merge, pyreplica.replica_row;
         DROP SEQUENCE pyreplica.replica_log_id, pyreplica.doorbell;
         FOR f IN
             SELECT p.oid::regprocedure AS name FROM pg_proc p

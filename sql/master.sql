@@ -17,6 +17,7 @@ SELECT pg_try_advisory_lock(hashtext('pyreplica'), hashtext(%(replication)s))
 
 -- name: tables
 SELECT id, relid::bigint, schema_name, table_name, key_columns, columns, (shape ->> 'partitioned')::boolean, active,
+    shape ? 'merge',
     (SELECT jsonb_object_agg(c ->> 'name', format_type((c ->> 'type')::oid, (c ->> 'typmod')::integer))
         FROM jsonb_array_elements(shape -> 'columns') c),
     (SELECT jsonb_object_agg(c ->> 'name', (c ->> 'type')::bigint) FROM jsonb_array_elements(shape -> 'columns') c),
@@ -257,6 +258,9 @@ SELECT CASE WHEN NOT pyreplica.sees_ddl() THEN pyreplica.catalog_mark() END
 
 -- name: follow_drift
 SELECT pyreplica.follow_drift(%(relid)s)
+
+-- name: set_merge
+SELECT pyreplica.set_merge(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass, %(way)s, %(counters)s::text[])
 
 -- name: add_table
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)

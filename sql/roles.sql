@@ -139,7 +139,8 @@ BEGIN
                     -- of those that run with other rights only these
                     AND (NOT p.prosecdef OR p.proname IN ('add_table', 'remove_table', 'set_capture', 'restate',
                         'rotate_log', 'set_doorbell', 'tick', 'master_status', 'bit_for', 'keep_filter',
-                        'drop_filters', 'follow_drift', 'set_forwarding', 'forwards', 'received', 'skipped'))
+                        'drop_filters', 'follow_drift', 'set_forwarding', 'forwards', 'received', 'skipped',
+                        'set_merge'))
                     AND coalesce(obj_description(p.oid, 'pg_proc'), '') <> 'slave'
             LOOP
                 EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', o.name, role_);
@@ -176,10 +177,19 @@ BEGIN
                     role_);
             END LOOP;
             IF is_master THEN
-                EXECUTE format('GRANT SELECT ON pyreplica.replica_version TO %I', role_);
+                EXECUTE format('GRANT SELECT ON pyreplica.replica_version, pyreplica.replica_node, pyreplica.replica_merge '
+                    'TO %I', role_);
                 -- what it applies may have to go on to this database's slaves
                 EXECUTE format('GRANT EXECUTE ON FUNCTION pyreplica.forwards(), pyreplica.forward_ddl(jsonb), '
                     'pyreplica.rotate_log(bigint) TO %I', role_);
+                -- it settles conflicts of tables that are merged
+                EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pyreplica.replica_row TO %I', role_);
+                FOR o IN SELECT p.oid::regprocedure AS name FROM pg_proc p
+                    WHERE p.pronamespace = 'pyreplica'::regnamespace
+                        AND p.proname IN ('merge_versions', 'has_seen', 'is_later', 'latest_of')
+                LOOP
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', o.name, role_);
+                END LOOP;
             END IF;
             FOR o IN SELECT p.oid::regprocedure AS name, p.prokind FROM pg_proc p
                 WHERE p.pronamespace = 'pyreplica'::regnamespace

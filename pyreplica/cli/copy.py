@@ -10,6 +10,7 @@ from pyreplica.cli.common import register as register_command
 from pyreplica.cli.output import console, counted, seconds
 from pyreplica.cli.progress import shown
 from pyreplica.config import ReplicationConfig
+from pyreplica.errors import ConfigError
 from pyreplica.replication.copy import Copy
 
 
@@ -30,6 +31,11 @@ def register(commands: Commands) -> None:
         "--truncate", action="store_true", help="remove the rows that the slave's tables have"
     )
     made.add_argument(
+        "--no-rows",
+        action="store_true",
+        help="the slave has the master's rows already: begin with the changes from now on",
+    )
+    made.add_argument(
         "--workers",
         type=workers,
         metavar="N",
@@ -46,6 +52,11 @@ def workers(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it."""
+    if arguments.no_rows and (arguments.schema or arguments.truncate):
+        raise ConfigError(
+            "--no-rows copies nothing, so it does not go with --schema or --truncate",
+            hint="Leave out either.",
+        )
     for config in chosen(arguments):
         _copy(config, arguments)
     return 0
@@ -60,7 +71,14 @@ def _copy(config: ReplicationConfig, arguments: argparse.Namespace) -> None:
             truncate=arguments.truncate,
             schema=arguments.schema,
             workers=arguments.workers,
+            rows=not arguments.no_rows,
         ).run()
+    if arguments.no_rows:
+        console().print(
+            f"{config.name}: {counted(copied.tables, 'table')} taken as they are; `pyreplica "
+            f"compare {config.name}` tells whether they are equal"
+        )
+        return
     took = time.monotonic() - began
     console().print(
         f"{config.name}: copied {counted(copied.tables, 'table')}, {counted(copied.rows, 'row')}"

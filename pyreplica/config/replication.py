@@ -14,6 +14,7 @@ from typing import Any
 from pyreplica.config import dsn
 from pyreplica.config.filters import Filters, filters
 from pyreplica.config.mapping import mapping
+from pyreplica.config.merging import Merge, merges
 from pyreplica.config.policies import OnError, Policies, policies
 from pyreplica.config.sections import checked, checks, keys, required, settings
 from pyreplica.config.yamltree import (
@@ -106,6 +107,8 @@ class ReplicationConfig:
             ``pyreplica execute`` runs always is.
         forward: whether the slave also gets what other replications have applied to the master.
         guard: whether writing the replicated tables on the slave is refused to all but the daemon.
+        both_ways: whether the slave is written, too, and is the master of a replication back.
+        merge: the tables that both may change, and how they come to the same rows again.
         batch_rows: the number of rows a batch is cut at while catching up.
         copy_workers: how many tables the initial copy copies at a time.
         keepalive: the longest silent wait on an idle master, in seconds.
@@ -144,6 +147,8 @@ class ReplicationConfig:
     ddl: bool = field(default=False, metadata=checked(one_of({"ignore": False, "replicate": True})))
     forward: bool = field(default=False, metadata=checked(flag))
     guard: bool = field(default=False, metadata=checked(flag))
+    both_ways: bool = field(default=False, metadata=checked(flag))
+    merge: tuple[Merge, ...] = field(default=(), metadata=checked(merges))
     batch_rows: int = field(default=200_000, metadata=checked(whole(1, 10_000_000)))
     copy_workers: int = field(default=4, metadata=checked(whole(1, 64)))
     keepalive: float = field(default=60.0, metadata=checked(duration("1s", "1d", "60s")))
@@ -224,6 +229,7 @@ def replication(name: str, spot: Spot, defaults: Mapping[str, Any]) -> Replicati
     found = {**_DEFAULTS, **defaults, **settings(spot, _CHECKS, _REQUIRED)}
     _check_retries(spot, found)
     _check_map(spot, found)
+    _check_both_ways(spot, found)
     return ReplicationConfig(name, **found)
 
 
@@ -242,6 +248,19 @@ def _check_map(spot: Spot, found: Mapping[str, Any]) -> None:
         entry.fail(
             "`map:` and `ddl: replicate` do not go together",
             "DDL names the master's tables: alter the slave's by hand, and leave `ddl: ignore`",
+        )
+
+
+def _check_both_ways(spot: Spot, found: Mapping[str, Any]) -> None:
+    entries = spot.entries("")
+    if found["merge"] and not found["both_ways"]:
+        entries.get("merge", spot).fail(
+            "tables are merged only where both databases are written", "Add `both_ways: true`."
+        )
+    if found["guard"] and found["both_ways"]:
+        entries.get("guard", spot).fail(
+            "the slave cannot be guarded against writes with `both_ways: true`",
+            "Leave one of them out.",
         )
 
 

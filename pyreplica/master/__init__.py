@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
+from pyreplica.config.merging import Merge
 from pyreplica.database import Connection, sql
 from pyreplica.errors import Dropped, Refused
 from pyreplica.master.ddl import Ddl
@@ -144,6 +145,7 @@ class Master(Side):
                     active,
                     types or {},
                     {c: made_of[oid] for c, oid in (oids or {}).items() if oid in made_of},
+                    merged=merged,
                 ),
                 filter_ or (None, None),
             )
@@ -156,6 +158,7 @@ class Master(Side):
                 columns,
                 partitioned,
                 active,
+                merged,
                 types,
                 oids,
                 filter_,
@@ -418,6 +421,23 @@ class Master(Side):
         """Capture a table; gives the line that says what was done or why not."""
         (line,) = self.connection.one(
             _SQL["add_table"], {"schema": table.schema, "table": table.name}
+        )
+        return str(line)
+
+    def set_merge(self, merge: Merge) -> str:
+        """Have a captured table be merged with the slave's; gives the line that says so.
+
+        Raises:
+            DatabaseError: it cannot be; nothing was changed.
+        """
+        (line,) = self.connection.one(
+            _SQL["set_merge"],
+            {
+                "schema": merge.schema,
+                "table": merge.table,
+                "way": merge.way,
+                "counters": list(merge.counters),
+            },
         )
         return str(line)
 

@@ -53,6 +53,7 @@ class CapturedTable:
         definitions: of columns with types that users have made, what these are made of.
         where: the condition for the rows that the slave gets, as the master has understood it.
         hidden: columns that the slave does not get; they are in none of the above.
+        merged: its changes are versions of rows, which are merged with the slave's.
     """
 
     id: int
@@ -67,6 +68,7 @@ class CapturedTable:
     definitions: Mapping[str, str] = field(hash=False, default_factory=dict)
     where: str | None = None
     hidden: tuple[str, ...] = ()
+    merged: bool = False
 
     def projected(self, columns: Collection[str] | None) -> CapturedTable:
         """The same with these columns and the key's alone; with all of them when it is None."""

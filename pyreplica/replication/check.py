@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Identity
 from pyreplica.replication.drift import unseen_ddl
 from pyreplica.replication.filters import as_configured, changed
-from pyreplica.replication.sequences import Pair, out_of_bounds, pairs
+from pyreplica.replication.sequences import Pair, out_of_bounds, own_pairs, pairs
 from pyreplica.slave import Slave
 from pyreplica.slave.misfit import misfit, unknown_column
 from pyreplica.transform.module import load
@@ -414,6 +415,9 @@ def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Itera
     """Which sequences can be replicated."""
     if not _installed(master):
         return
+    if config.both_ways:
+        yield from _own_sequences(config, master, slave)
+        return
     copied = _installed(slave) and bool(slave.records.copies())
     following = 0
     for pair in pairs(config, slave, master.sequences()):
@@ -422,6 +426,25 @@ def _sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Itera
         yield from found
     if following:
         yield Finding("ok", "slave", f"sequences that follow the master's: {following}")
+
+
+def _own_sequences(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[Finding]:
+    """Whether sequences of databases that are both written draw different numbers."""
+    for pair in own_pairs(config, slave, master.sequences()):
+        for here in pair.slaves:
+            (state,) = slave.sequence_states([here]) if here.readable else (None,)
+            there = pair.master.state
+            if state is None or there is None:
+                continue
+            step = math.gcd(here.increment, pair.master.increment)
+            if (state.last_value - there.last_value) % step == 0:
+                yield Finding(
+                    "problem",
+                    str(pair.master),
+                    "master and slave may draw the same numbers from the sequence",
+                    "Have each draw its own, on either side, while nobody writes: SELECT "
+                    "pyreplica.interleave_sequences(1, 2), and (2, 2) on the other one.",
+                )
 
 
 def _sequence(config: ReplicationConfig, pair: Pair, copied: bool) -> Iterator[Finding]:

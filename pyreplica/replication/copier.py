@@ -20,6 +20,7 @@ from pyreplica.replication.analysis import Analysis
 from pyreplica.replication.later import Later, Piece
 from pyreplica.replication.rows import move
 from pyreplica.replication.schema import MadeLater
+from pyreplica.replication.versions import move_versions
 from pyreplica.slave import Slave
 from pyreplica.slave.parts import make
 from pyreplica.transform.module import Hooks, load
@@ -203,6 +204,7 @@ class Copier:
                         where=self._config.name,
                         hint=f"Copy again: `{self._again}`.",
                     )
+                move_versions(self._config, master, slave, table)
                 note(slave, table, rows)
         except PyReplicaError as error:
             error.what = f"copying table {table}: {error.what}"

@@ -21,6 +21,7 @@ from pyreplica.replication.forwarding import Forwarding
 from pyreplica.replication.schema import ATTACHMENT, NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
+from pyreplica.replication.versions import check_merged
 from pyreplica.slave import Slave
 from pyreplica.slave.misfit import misfit, unknown_column
 from pyreplica.slave.parts import begin_rest, parts_here
@@ -48,6 +49,7 @@ class Copy:
         truncate: rows on the slave may be removed.
         schema: carry the master's schema over first.
         workers: how many tables are copied at a time; from the configuration when None.
+        rows: copy the rows; else the slave has them already, from a dump or the way back.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Copy:
         truncate: bool = False,
         schema: bool = False,
         workers: int | None = None,
+        rows: bool = True,
     ) -> None:
         self._config = config
+        self._rows = rows
         self._progress = progress
         self._truncate = truncate
         self._schema = schema
@@ -118,6 +122,8 @@ class Copy:
 
     def _check(self, slave: Slave, here: _Here) -> None:
         """Refuse before anything is touched."""
+        for table, found in here.items():
+            check_merged(self._config, slave, table, found)
         applied = slave.applied()
         unfinished = applied is not None and not applied.ready
         if applied is not None and applied.ready and not self._truncate:
@@ -127,6 +133,12 @@ class Copy:
                 hint="Run the daemon. To begin again from the master's rows: --truncate.",
             )
         if unfinished and applied is not None and applied.made_schema:
+            if not self._rows:
+                raise Refused(
+                    "a copy with --schema was broken off, and the slave has not all of the rows",
+                    where=self._config.name,
+                    hint=f"Finish it: `pyreplica copy {self._config.name}`.",
+                )
             return  # an earlier copy --schema of our own goes on
         if self._schema and self._config.map:
             raise Refused(
@@ -151,7 +163,7 @@ class Copy:
         # what an unfinished copy of our own has left may go
         ours = set(slave.records.copies()) if unfinished else set()
         for table, found in here.items():
-            if found is None or self._truncate or table.relid in ours:
+            if found is None or self._truncate or not self._rows or table.relid in ours:
                 continue
             if slave.has_rows(found):
                 raise Refused(
@@ -191,16 +203,20 @@ class Copy:
             if dump is not None and not found:
                 self._progress.say("making the tables on the slave")
                 dump.restore(self._config.slave)
-            elif self._truncate or unfinished:
+            elif self._rows and (self._truncate or unfinished):
                 # all at once, because of the foreign keys between them
                 slave.empty(found)
             for table in tables if with_schema else ():
                 slave.let_be_null(table, table.hidden)
-            # to attach an index once more does nothing
-            known = [one.part for one in later.parts if one.part.kind != ATTACHMENT]
-            made = parts_here(slave.connection, known)
-            parts = [one for one in later.parts if one.part not in made]
-            rows = self._copier.copy(exporter, moment, tables, _copied, parts)
+            rows = 0
+            if self._rows:
+                # to attach an index once more does nothing
+                known = [one.part for one in later.parts if one.part.kind != ATTACHMENT]
+                made = parts_here(slave.connection, known)
+                parts = [one for one in later.parts if one.part not in made]
+                rows = self._copier.copy(exporter, moment, tables, _copied, parts)
+            else:
+                _taken_over(slave, tables)
         slave.create_staging(id_)
         cursor = Cursor(before + 1, moment.position)
         self._finish(master, slave, tables, cursor, later.rest)
@@ -254,6 +270,13 @@ class Copy:
 
 def _copied(slave: Slave, table: CapturedTable, rows: int) -> None:
     slave.records.copied(table, rows)
+
+
+def _taken_over(slave: Slave, tables: Sequence[CapturedTable]) -> None:
+    with slave.connection.transaction():
+        for table in tables:
+            slave.records.copying(table)
+            slave.records.copied(table, 0)
 
 
 def fits(config: ReplicationConfig, table: CapturedTable, found: SlaveTable | None) -> None:

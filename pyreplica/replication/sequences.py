@@ -44,6 +44,15 @@ class Pair:
 
 def pairs(config: ReplicationConfig, slave: Slave, found: Iterable[MasterSequence]) -> list[Pair]:
     """The sequences that are replicated."""
+    if config.both_ways:
+        return []  # each side draws from its own
+    return own_pairs(config, slave, found)
+
+
+def own_pairs(
+    config: ReplicationConfig, slave: Slave, found: Iterable[MasterSequence]
+) -> list[Pair]:
+    """The sequences that are, or would be, replicated."""
     chosen = [one for one in (_chosen(config, sequence) for sequence in found) if one is not None]
     here = slave.find_sequences(chosen)
     return [Pair(sequence, here.get(sequence.relid, ())) for sequence in chosen]

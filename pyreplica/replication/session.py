@@ -331,7 +331,7 @@ class Session:
         self._passed = False
         self.changes += applied
         self._sequences.done()
-        met = self._applier.judge.committed()
+        met = self._applier.committed()
         if self._altered:
             self._guard.follow(self._staging, self._members.applied)
             self._altered = False

@@ -46,7 +46,7 @@ def _run_script(
                 connection.execute(
                     "SELECT set_config('pyreplica.capture', %s, false)", (config.capture,)
                 )
-            if both:
+            if both or config.both_ways:
                 connection.execute("SELECT set_config('pyreplica.both', 'on', false)")
             connection.execute(sqlfiles.script(name))
         except PyReplicaError:
@@ -93,6 +93,7 @@ def install(config: ReplicationConfig) -> list[Line]:
             for schema, name, _ in config.filters
             if (schema, name) not in names
         ]
+        lines += [Line(master.set_merge(merge)) for merge in config.merge]
     return lines
 
 

@@ -215,9 +215,9 @@ def replayed(
 ) -> Values | None:
     """What a row becomes by changes of the log, as far as these columns go."""
     for change in changes:
-        if change.op in "Dd":
+        if change.op in "Dd" or (change.op == "v" and change.row is None):
             row = None
-        elif change.op in "Ii":
+        elif change.op in "Iiv":
             row = json.loads(change.row or "{}")
         elif row is not None:
             row = {**row, **json.loads(change.row or "{}")}

@@ -41,6 +41,8 @@ from pyreplica.slave.own import emptying
 from pyreplica.slave.stage import LAST_ID, Stage
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.unstaged import Unstaged
+from pyreplica.slave.verdict import Met
+from pyreplica.slave.versions import Versions
 
 MOST_PREPARED = 500
 """The server's memory is given back after so many prepared statements; each set of columns that an
@@ -72,6 +74,8 @@ class Applier:
             slave.connection, staging_id, catalog.statements, compares=self._compares
         )
         self.judge = Judge(slave, self.stage, config)
+        self._versions = Versions(slave, self.stage, config)
+        self.stage.merge = self._versions.apply
         self._slave = slave
         self._connection = slave.connection
         self._catalog = catalog
@@ -94,13 +98,17 @@ class Applier:
         if len(self._prepared) > MOST_PREPARED:
             self._forget_prepared()
         self._barriers.add_labels(changes)
+        barriers = [c for c in changes if c.op in BARRIERS]
+        if any(c.op == "v" for c in changes):
+            self.stage.put(changes)
+            return self._apply_staged(cursor, first, barriers, self.stage.apply)
         if not (changes and self.judge.waiting):
             try:
                 return self._send(changes, cursor, first)
             except DatabaseError as error:
                 self._take_back(changes, error)
         self.stage.put(changes)
-        return self._judge(cursor, first, [c for c in changes if c.op in BARRIERS])
+        return self._judge(cursor, first, barriers)
 
     def _send(self, changes: Sequence[Change], cursor: Cursor, first: Sequence[Part]) -> int:
         """The whole transaction in one message, and so in one round trip, unless there is DDL.
@@ -232,6 +240,16 @@ class Applier:
         else:
             apply = partial(self.stage.apply, contents=unstaged.staged)
         self._barriers.add_labels(barriers)
+        return self._apply_staged(cursor, first, barriers, apply, unstaged)
+
+    def _apply_staged(
+        self,
+        cursor: Cursor,
+        first: Sequence[Part],
+        barriers: Sequence[Change],
+        apply: Callable[[int, int], int],
+        unstaged: Unstaged | None = None,
+    ) -> int:
         if not self.judge.waiting:
             try:
                 return self._apply_stage(cursor, first, barriers, apply, unstaged)
@@ -267,6 +285,7 @@ class Applier:
     ) -> int:
         run = self._connection.execute
         forwarding = self._slave.forwarding
+        self._versions.begin(cursor.batch)
         run(forwarding.message([*forwarding.begin(), *first]))
         applied = 0
         if unstaged is not None:
@@ -305,6 +324,10 @@ class Applier:
                 self.judge.filled(statements, change)
 
     # Both
+
+    def committed(self) -> tuple[Met, ...]:
+        """The batch is committed; gives the conflicts in it that somebody should look at."""
+        return (*self.judge.committed(), *self._versions.committed())
 
     def _last(self, cursor: Cursor, applied: int, altered: bool) -> list[Part]:
         """The statements that end the transaction."""

@@ -142,7 +142,7 @@ class Judge:
             self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         waves, count = self._stage.waves(ids)
         for wave in waves:
-            self._wave(wave, ids)
+            self._wave(self._stage.merge(wave, ids, again=True), ids)
         return count
 
     def filled(self, statements: TableStatements, change: Change) -> None:

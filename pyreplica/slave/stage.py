@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pyreplica import sqlfiles
 from pyreplica.database import Connection, Row, pump, sql
@@ -37,6 +37,14 @@ _STRICT = {"U": "update_missing", "D": "delete_missing"}
 
 Found = tuple[int, TableStatements, Row]
 """A table of the staged batch: its generation, its statements, what ``staged_tables`` says."""
+
+
+class Merge(Protocol):
+    """Applies the merged tables of a wave; see Versions.apply()."""
+
+    def __call__(
+        self, wave: Sequence[Found], ids: Mapping[str, int], *, again: bool
+    ) -> list[Found]: ...
 
 
 class _Source(NamedTuple):
@@ -73,6 +81,9 @@ class Stage:
         staging_id: the cursor's id, which names the tables.
         find: finds a table's statements by the generation in the log; None for one left out.
         compares: whether updates expect what the master's row had before.
+
+    Attributes:
+        merge: applies the merged tables of a wave, and gives the others.
     """
 
     def __init__(
@@ -89,6 +100,7 @@ class Stage:
         self._find = find
         self._compares = compares
         self._indexed = False
+        self.merge: Merge = lambda wave, ids, *, again: list(wave)
 
     # What is staged
 
@@ -304,7 +316,7 @@ class Stage:
         ids = {"after": after, "before": before}
         waves, count = self.waves(ids, contents)
         for wave in waves:
-            self._wave(wave, ids)
+            self._wave(self.merge(wave, ids, again=False), ids)
         return count
 
     def _wave(self, wave: Sequence[Found], ids: Mapping[str, int]) -> None:

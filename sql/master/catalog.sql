@@ -187,6 +187,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
             HAVING count(*) > 0), '{}')
         -- what daemons apply is captured as well; not there where it is not
         || CASE WHEN (SELECT k.forwarding FROM pyreplica.replica_capture k) THEN '{"forwarding": true}' ELSE '{}' END::jsonb
+        -- only of those that are merged: the others' generations stay what they are
+        || coalesce((SELECT jsonb_build_object('merge', m) FROM pyreplica.merge_of(c.oid) m WHERE m IS NOT NULL), '{}')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
     WHERE c.oid = rel

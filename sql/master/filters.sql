@@ -110,6 +110,12 @@ BEGIN
             CASE WHEN rel <> pyreplica.root_of(rel) THEN 'a partition' ELSE 'not a table' END
             USING HINT = 'Set it for the table that it belongs to.';
     END IF;
+    IF (predicate IS NOT NULL OR columns IS NOT NULL)
+        AND EXISTS (SELECT FROM pyreplica.replica_merge m WHERE m.relid = rel)
+    THEN
+        RAISE EXCEPTION '% cannot have a filter: it is merged with those of other nodes, which need all of it', "table"
+            USING HINT = 'Leave it out of `filters:`, or out of `merge:`.';
+    END IF;
     IF predicate IS NOT NULL THEN
         SELECT pg_get_expr(i.indpred, i.indrelid),
             (SELECT coalesce(jsonb_object_agg(a.attname, a.atttypid::bigint), '{}')

@@ -35,6 +35,11 @@ BEGIN
         RAISE EXCEPTION 'table % has lost its primary key', "table"
             USING HINT = 'Give it a primary key.';
     END IF;
+    IF t.shape ? 'merge' THEN
+        RAISE EXCEPTION 'table % is merged with those of other nodes: its rows cannot be logged once more', "table"
+            USING ERRCODE = 'feature_not_supported',
+                HINT = 'Update the row on the node that is right, which goes to all others.';
+    END IF;
     standing := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
         || format('%I.%I', t.shape ->> 'schema', t.shape ->> 'table');
     SELECT format('(SELECT %s FROM unnest($1) u(key), LATERAL jsonb_to_record(u.key) AS r(%s))',

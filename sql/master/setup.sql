@@ -54,6 +54,9 @@ BEGIN
             reason := pyreplica.out_of_reach(rel);
         END IF;
         IF reason IS NULL THEN
+            reason := pyreplica.merge_refusal(rel);
+        END IF;
+        IF reason IS NULL THEN
             reason := pyreplica.code_of_others(rel) || '; ALTER FUNCTION ... OWNER TO a superuser who has read it';
         END IF;
         IF reason IS NULL THEN

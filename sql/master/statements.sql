@@ -322,6 +322,9 @@ BEGIN
             'UPDATE', jsonb_build_object('again', restated, 'before', old_and_new,
                 'again_columns', pyreplica.log_columns(with_slaves)));
     END IF;
+    IF shape ? 'merge' THEN
+        parts := pyreplica.merged_parts(generation, shape);
+    END IF;
     RETURN parts;
 END
 $$;

@@ -109,6 +109,15 @@ BEGIN
     LEFT JOIN pg_type x ON x.oid = (o ->> 'type')::oid
     LEFT JOIN pg_type y ON y.oid = (c ->> 'type')::oid
     WHERE NOT (c ->> 'generated')::boolean;
+    IF t.shape ? 'merge' THEN
+        -- it would go over what the other nodes have changed meanwhile
+        IF anew OR reasons <> 0 OR added <> '{}' THEN
+            RAISE WARNING 'table % is merged with those of other nodes: the values that ALTER TABLE gives its rows are '
+                'not sent to them', t.relid::regclass
+                USING HINT = 'Run the same on every node.';
+        END IF;
+        RETURN;
+    END IF;
     relation := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
         || format('%I.%I', t.schema_name, t.table_name);
     IF anew OR reasons & 4 <> 0 OR added && t.key_columns THEN

@@ -94,7 +94,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\((docs/\w+\.md|\w+\.md)\)", read(ROOT / "README.md")))
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md|\w+\.md)\)", read(ROOT / "README.md")))
     assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= linked
 
 
