@@ -133,7 +133,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             touched, pyreplica.key_groups(shape, 't'),
             pyreplica.rows_of(shape, format('ONLY %I.%I', shape ->> 'schema', shape ->> 'table')),
             pyreplica.same_key(shape, 'm', 'k', true))))
-        || jsonb_build_object('AFTER TRUNCATE table', jsonb_build_object('plain', format(
+        || jsonb_build_object('AFTER TRUNCATE table', jsonb_build_object('columns', 'tab, op, key, row', 'plain', format(
             'SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb WHERE pyreplica.refuse_truncate(%L)', generation,
             format('%I.%I', shape ->> 'schema', shape ->> 'table'))))
     FROM (
