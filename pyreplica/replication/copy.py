@@ -219,7 +219,7 @@ class Copy:
                 _taken_over(slave, tables)
         slave.create_staging(id_)
         cursor = Cursor(before + 1, moment.position)
-        self._finish(master, slave, tables, cursor, later.rest)
+        self._finish(master, slave, tables if with_schema else (), cursor, later.rest)
         set_sequences(self._config, master, slave)
         slave.unlock()
         master.unlock()
@@ -237,6 +237,9 @@ class Copy:
         """Make what is left of the schema, and call the copy finished, in one transaction.
 
         So a copy that is not finished has none of it yet.
+
+        Args:
+            tables: those that were made here, to see whether they are complete.
         """
         with slave.connection.transaction():
             if rest:
