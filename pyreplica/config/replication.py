@@ -257,6 +257,12 @@ def _check_both_ways(spot: Spot, found: Mapping[str, Any]) -> None:
         entries.get("merge", spot).fail(
             "tables are merged only where both databases are written", "Add `both_ways: true`."
         )
+    for other in ("map", "transform", "forward"):
+        if found["merge"] and found[other]:
+            entries.get(other, entries.get("merge", spot)).fail(
+                f"`{other}:` and `merge:` do not go together",
+                "All nodes have the same rows of a merged table, and get them from each other.",
+            )
     if found["guard"] and found["both_ways"]:
         entries.get("guard", spot).fail(
             "the slave cannot be guarded against writes with `both_ways: true`",

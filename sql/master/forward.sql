@@ -40,6 +40,12 @@ BEGIN
             USING HINT = 'Set `forward: false` there and restart the daemon, or take the replication away with '
                 '`pyreplica uninstall`.', ERRCODE = 'object_in_use';
     END IF;
+    IF forwards AND EXISTS (SELECT FROM pyreplica.replica_merge) THEN
+        RAISE EXCEPTION 'changes cannot be forwarded by a database with merged tables: %',
+            (SELECT string_agg(m.relid::regclass::text, ', ' ORDER BY m.relid::regclass::text)
+                FROM pyreplica.replica_merge m)
+            USING HINT = 'Each node of those gets them from each other node; leave out `forward: true`.';
+    END IF;
     UPDATE pyreplica.replica_capture c SET forwarding = forwards WHERE c.forwarding <> forwards;
     RETURN format('what other replications apply here is %s%s', CASE WHEN forwards THEN 'forwarded' ELSE 'not forwarded' END,
         CASE WHEN renew THEN format(', the triggers of %s tables were made anew', pyreplica.refresh()) END);

@@ -22,6 +22,9 @@ BEGIN
     IF EXISTS (SELECT FROM pyreplica.replica_filter f WHERE f.relid = rel) THEN
         RETURN 'it has a filter, and all nodes need all of a merged table';
     END IF;
+    IF (SELECT c.forwarding FROM pyreplica.replica_capture c) THEN
+        RETURN 'this database forwards what is applied to it, and a merged table goes from each node to each other';
+    END IF;
     IF (shape ->> 'deferrable')::boolean THEN
         RETURN 'its primary key is deferrable, and a merged table''s must not be';
     END IF;

@@ -32,6 +32,14 @@ def test_tables_are_merged_in_one_of_three_ways() -> None:
     [
         (["merge: {public.t: row}"], "merged only where both databases are written"),
         (["both_ways: true", "guard: true"], "the slave cannot be guarded"),
+        (
+            ["both_ways: true", "merge: {public.t: row}", "forward: true"],
+            "`forward:` and `merge:` do not go together",
+        ),
+        (
+            ["both_ways: true", "merge: {public.t: row}", "map: {schemas: {public: shop}}"],
+            "`map:` and `merge:` do not go together",
+        ),
         (["both_ways: true", "merge: [public.t]"], "expected a mapping of tables"),
         (["both_ways: true", "merge: {t: row}"], "'t' is no name of a table"),
         (["both_ways: true", "merge: {public.t: cell}"], "expected row, columns, or a mapping"),
