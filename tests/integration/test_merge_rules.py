@@ -173,7 +173,7 @@ def test_what_has_no_place_in_merging_is_refused(nodes: Mesh) -> None:
             nodes.sql("a", f"SELECT pyreplica.set_merge({call})")
     with pytest.raises(DatabaseError, match=r"public\.t cannot have a filter: it is merged"):
         nodes.sql("a", "SELECT pyreplica.set_filter('x', 'public.t', columns => '{n}')")
-    with pytest.raises(DatabaseError, match="forwarded by a database with merged tables: public.t"):
+    with pytest.raises(DatabaseError, match=r"forwarded by .* merged tables: public\.t"):
         nodes.sql("a", "SELECT pyreplica.set_forwarding(true)")
     assert nodes.value("a", "SELECT way FROM pyreplica.replica_merge") == "columns"
 
