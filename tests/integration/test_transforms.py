@@ -314,7 +314,10 @@ def test_a_batch_has_its_hooks_before_and_after_it(databases: Databases, tmp_pat
             tell(f"after {{batch.replication}} {{batch.number}}")
         """
     made = transformed(databases, tmp_path, code)
-    assert told.read_text().splitlines() == ["before shop None"] * 2 + ["after shop None"] * 2
+    # its two tables are copied beside each other
+    copied = told.read_text().splitlines()
+    assert sorted(copied) == ["after shop None"] * 2 + ["before shop None"] * 2
+    assert (copied[0], copied[-1]) == ("before shop None", "after shop None")
     told.unlink()
     with running(made) as started:
         sql(databases.master, "INSERT INTO public.t VALUES (10, 1)")
@@ -322,10 +325,13 @@ def test_a_batch_has_its_hooks_before_and_after_it(databases: Databases, tmp_pat
         sql(databases.master, "INSERT INTO public.t SELECT i FROM generate_series(11, 2000) i")
         wait(made, 30)
         started.until_asleep()
-        first, second, *more = started.batches()
-    assert told.read_text().splitlines() == [
-        f"{when} shop {number}" for number in (first, second, *more) for when in ("before", "after")
-    ]
+        committed = started.batches()
+    lines = told.read_text().splitlines()
+    numbers = [int(line.rpartition(" ")[2]) for line in lines[::2]]
+    assert lines == [f"{when} shop {n}" for n in numbers for when in ("before", "after")]
+    # it may have moved on without any change as well, to have the log emptied
+    assert len(numbers) >= 2
+    assert {*numbers} <= {*committed}
     assert value(databases.slave, "SELECT count(*) FROM public.t") == 2000
 
 
