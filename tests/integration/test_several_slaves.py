@@ -26,8 +26,9 @@ CREATE TABLE public.item (id integer PRIMARY KEY, n integer NOT NULL, v text NOT
 CREATE TABLE public.note (id integer PRIMARY KEY, n integer NOT NULL, v text NOT NULL);
 """
 ROWS = "INSERT INTO public.{0} SELECT i, 0, md5(i::text) FROM generate_series(1, 1000) i"
-MANY = "UPDATE public.note SET n = n + 1, v = md5(v)"
-"""That many changes more."""
+MANY = "UPDATE public.note SET n = n + 1, v = md5(v) WHERE id BETWEEN 1 AND 1000"
+"""That many changes more. Of these rows a transaction of writing() has one at the most: of two it
+could have the second while this has the first, and each would wait for the other."""
 
 _numbers = itertools.count(1)
 
