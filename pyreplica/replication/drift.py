@@ -70,17 +70,23 @@ class DriftWatch:
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._said: set[str] = set()
         self._unchanged: str | None = None
+        self._sighted: Master | None = None
 
     def look(self, master: Master) -> None:
         """Look at the captured tables, if the master does not see DDL by itself.
 
+        Whether it does is asked once in each session, so that an idle daemon does not ask for ever.
         What fails is said and tried again at the next look: it must not stop the replication.
 
         Raises:
             Unreachable: the connection is lost.
         """
+        if master is self._sighted:
+            return
         try:
             mark = master.ddl.mark()
+            if mark is None:
+                self._sighted = master
             if mark is None or mark == self._unchanged:
                 return
             self._unchanged = None
