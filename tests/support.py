@@ -426,3 +426,13 @@ def connected(made: ReplicationConfig) -> Iterator[Running]:
     with running(made) as started:
         started.until_said("connected, at batch")
         yield started
+
+
+def set_up_logging(level: str) -> None:
+    """The log of a program that is no daemon goes to standard error, a line an event."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("pyreplica")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -48,16 +47,6 @@ def print_json(value: Any) -> None:
     """A value for machines, on standard output; moments as in ISO 8601."""
     json.dump(value, sys.stdout, indent=2, default=plain)
     sys.stdout.write("\n")
-
-
-def set_up_logging(level: str) -> None:
-    """The daemon's log goes to standard error, a line an event."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("pyreplica")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 def one_line(text: str) -> str:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyreplica import config
-from pyreplica.cli.output import set_up_logging
 from pyreplica.config import Config
 from pyreplica.daemon.service import Service
 from pyreplica.errors import PyReplicaError
@@ -30,6 +29,7 @@ from pyreplica.model import Step
 from pyreplica.replication import loop
 from pyreplica.replication.addition import Addition
 from pyreplica.replication.copy import Copy
+from tests.support import set_up_logging
 
 
 class Pause:

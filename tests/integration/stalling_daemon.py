@@ -13,10 +13,10 @@ import threading
 from pathlib import Path
 
 from pyreplica import config
-from pyreplica.cli.output import set_up_logging
 from pyreplica.daemon.service import Service
 from pyreplica.master import log
 from pyreplica.model import Step
+from tests.support import set_up_logging
 
 
 def main() -> int:
