@@ -82,7 +82,7 @@ def test_a_check_of_a_life(databases: Databases, tmp_path: Path) -> None:
     assert done.stdout.startswith("PYREPLICA CRITICAL - shop stopped, lag 0 ms | shop_lag=")
     assert done.stderr == ""
     with daemon(path) as running:
-        wait(path)
+        once(path, "in step")
         line = checked(path, "--warning", "10s", "--critical", "1m", "shop", code=0)
         assert re.search(
             r" \| shop_lag=0\.000s;10;60;0 shop_changes=0;;;0 shop_log=\d+B;;;0$", line
