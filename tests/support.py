@@ -229,7 +229,7 @@ def assert_same(made: ReplicationConfig, timeout: float = LIMIT / 2) -> None:
 def cursors(made: ReplicationConfig) -> tuple[Cursor, Cursor]:
     """Where the master's record and the slave are."""
     with closing(Master(made)) as master, closing(Slave(made)) as slave:
-        confirmed, applied = master.confirmed(), slave.applied()
+        confirmed, applied = master.record.confirmed(), slave.applied()
     assert confirmed is not None
     assert applied is not None
     assert applied.cursor is not None

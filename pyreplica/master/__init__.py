@@ -9,24 +9,14 @@ from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.config.merging import Merge
 from pyreplica.database import Connection, sql
-from pyreplica.errors import Dropped, Refused
 from pyreplica.master.ddl import Ddl
 from pyreplica.master.filters import Filters
 from pyreplica.master.forwarding import Forwarding
 from pyreplica.master.log import Log
 from pyreplica.master.masking import Masking
+from pyreplica.master.record import Record
 from pyreplica.master.sequences import sequences_of
-from pyreplica.model import (
-    SQL_VERSION,
-    CapturedTable,
-    Confirmed,
-    Cursor,
-    Identity,
-    LogKept,
-    MasterSequence,
-    Position,
-    Snapshot,
-)
+from pyreplica.model import CapturedTable, MasterSequence
 from pyreplica.side import Side
 
 _SQL = sqlfiles.statements("master.sql")
@@ -95,8 +85,9 @@ class Candidate:
 class Master(Side):
     """A session with the master database of one replication.
 
-    ``log`` reads what was captured, ``filters`` is what the slave gets of that, ``ddl`` is about
-    DDL that nobody has seen, ``forwarding`` about what came from other masters.
+    ``log`` reads what was captured, ``record`` is what the slave has confirmed of it, ``filters``
+    is what the slave gets, ``ddl`` is about DDL that nobody has seen, ``forwarding`` about what
+    came from other masters.
     """
 
     def __init__(self, config: ReplicationConfig) -> None:
@@ -114,10 +105,10 @@ class Master(Side):
             projected=any(one.columns is not None for _, _, one in config.filters),
             masking=self.masking,
         )
+        self.record = Record(connection, config.name, self.check_installed)
         self.filters = Filters(connection, config.name)
         self.ddl = Ddl(connection)
         self.forwarding = Forwarding(connection, config.name)
-        self._prepared = False
 
     def tables(
         self, ids: Iterable[int] | None = None, *, whole: bool = False
@@ -168,163 +159,17 @@ class Master(Side):
             return [table for table, _ in tables]
         return [replace(table, where=where).projected(names) for table, (where, names) in tables]
 
-    # The slave's record
-
-    def confirmed(self) -> Confirmed | None:
-        """What this replication has confirmed, or None if the master does not know it."""
-        rows = self.connection.query(_SQL["slave"], {"replication": self.replication})
-        if not rows:
-            return None
-        bit, system, database, ready, batch, snapshot, log_id, at, dropped_at, why = rows[0]
-        return Confirmed(
-            bit,
-            Identity(system, database),
-            ready,
-            Cursor(batch, Position(Snapshot.parse(snapshot), log_id, at)),
-            f"{dropped_at:%Y-%m-%d %H:%M}: {why}" if dropped_at else None,
-        )
-
-    def check_kept(self) -> None:
-        """Raise Dropped if the log is not kept for the slave any more.
-
-        What was read of the log before is complete when this does not raise.
-        """
-        confirmed = self.confirmed()
-        if confirmed is not None and confirmed.dropped is not None:
-            raise Dropped(
-                f"the slave was dropped on {confirmed.dropped}",
-                where=self.connection.where,
-                hint="The master keeps no log for it any more. Copy it anew: "
-                f"`pyreplica copy {self.replication} --truncate`.",
-            )
-
-    def set_limits(self, size: int | None, age: float | None) -> None:
-        """How much log to keep for the slave, in bytes, and for how long, in seconds."""
-        self.connection.execute(
-            _SQL["set_limits"],
-            {
-                "replication": self.replication,
-                "size": size,
-                "age": None if age is None else f"{age:.3f} s",
-            },
-        )
-
-    def log_kept(self) -> LogKept | None:
-        """How much log is kept for the slave; None if the master does not know it."""
-        rows = self.connection.query(_SQL["log_kept"], {"replication": self.replication})
-        return LogKept(*rows[0]) if rows else None
-
-    def register(self, slave: Identity) -> None:
-        """Keep the log for a slave from now on; its copy is about to begin."""
-        self.connection.execute(
-            _SQL["register"],
-            {"replication": self.replication, "system": slave.system, "database": slave.database},
-        )
-
-    def adopt(self, slave: Identity) -> None:
-        """Record another identity of the slave; it is the same database, moved."""
-        self.connection.execute(
-            _SQL["adopt"],
-            {"replication": self.replication, "system": slave.system, "database": slave.database},
-        )
-
     def moved_tables(self) -> list[str]:
         """The captured tables that are not under the oid they were recorded with."""
         return [str(name) for (name,) in self.connection.query(_SQL["moved_tables"])]
-
-    def unregister(self) -> None:
-        """Forget the slave; nothing is kept for it any more."""
-        self.connection.execute(_SQL["unregister"], {"replication": self.replication})
 
     def serves_others(self) -> bool:
         """Whether other replications have this database as their master."""
         return bool(self.connection.one(_SQL["other_slaves"], {"replication": self.replication})[0])
 
-    def confirm(self, cursor: Cursor) -> None:
-        """Record that the slave has a batch: the decision of the two-phase commit.
-
-        Raises:
-            Dropped: the log is not kept any more, and this batch may lack a part of it.
-            NotInstalled: the installed SQL has another version by now.
-            Refused: the record is not at the batch before it.
-        """
-        if not self._prepared:
-            self.connection.execute(_SQL["prepare_confirm"])
-            self._prepared = True
-        position = cursor.position
-        found = self.connection.execute(
-            _SQL["confirm"],
-            {
-                "replication": self.replication,
-                "batch": cursor.batch,
-                "snapshot": str(position.snapshot),
-                "log_id": position.log_id,
-                "at": position.at,
-                "version": SQL_VERSION,
-            },
-        )
-        if found != 1:
-            self.check_installed()
-            self.check_kept()
-            raise Refused(
-                f"the master's record is not at batch {cursor.batch - 1} any more",
-                where=self.connection.where,
-                hint="Something else has changed it. Are two daemons at work for this replication?",
-            )
-
-    def set_copied(self, cursor: Cursor) -> None:
-        """Record that the slave is copied as of a position.
-
-        Raises:
-            Dropped: what was changed since has grown past a limit during the copy.
-            Refused: the record is not that of a copy any more.
-        """
-        position = cursor.position
-        found = self.connection.execute(
-            _SQL["set_copied"],
-            {
-                "replication": self.replication,
-                "batch": cursor.batch,
-                "snapshot": str(position.snapshot),
-                "log_id": position.log_id,
-                "at": position.at,
-            },
-        )
-        if found != 1:
-            self.check_kept()
-            raise Refused(
-                "the master does not know any more that this slave is being copied",
-                where=self.connection.where,
-                hint="Something else has changed its record. Copy it again.",
-            )
-
-    def hold(self) -> None:
-        """Keep the log from now on until it is released, whatever the slave has confirmed.
-
-        Raises:
-            Dropped: it is not kept for this slave any more.
-        """
-        if not self.connection.execute(_SQL["hold"], {"replication": self.replication}):
-            self.check_kept()
-
-    def held(self) -> int | None:
-        """The number to release the log with; None when it is not held."""
-        rows = self.connection.query(_SQL["held"], {"replication": self.replication})
-        return int(rows[0][0]) if rows else None
-
-    def release(self, number: int) -> None:
-        """Hold the log no more, unless somebody else has asked for it since that number."""
-        self.connection.execute(_SQL["release"], {"replication": self.replication, "holds": number})
-
     def announce_tables(self) -> None:
         """Have the daemon look at its tables anew."""
         self.connection.execute(_SQL["announce_tables"])
-
-    def want_ddl(self, wanted: bool) -> None:
-        """Have DDL logged for this slave, or only what `pyreplica execute` runs."""
-        self.connection.execute(
-            _SQL["want_ddl"], {"replication": self.replication, "wanted": wanted}
-        )
 
     # Repairing
 

@@ -271,7 +271,7 @@ class Addition:
         gone: Sequence[TableCopy],
     ) -> None:
         slave.records.begin_adding(tables, gone)
-        master.hold()
+        master.record.hold()
         for line in set_filters(self._config, master, tables):
             self._progress.say(f"master: {line}")
         filled = [t for t in tables if self._truncate or _state(copies, t) == "copying"]

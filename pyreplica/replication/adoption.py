@@ -53,7 +53,7 @@ def adopt(config: ReplicationConfig) -> list[str]:
         _check_moment(master, applied.cursor)
         _check_tables(master)
         # broken off in between, the same call does the rest
-        master.adopt(found[1])
+        master.record.adopt(found[1])
         slave.adopt(found[0])
         return _lines(("master", found[0], applied.master), ("slave", found[1], confirmed.slave))
 

@@ -21,7 +21,7 @@ def recorded(master: Master, slave: Slave) -> tuple[Applied, Confirmed]:
     Raises:
         NotInstalled: nothing was copied yet.
     """
-    applied, confirmed = slave.applied(), master.confirmed()
+    applied, confirmed = slave.applied(), master.record.confirmed()
     if (
         applied is None
         or not applied.ready
@@ -64,7 +64,7 @@ def known(master: Master, slave: Slave, *, dropped_too: bool = False) -> tuple[A
                 f"or copy anew with `pyreplica copy {slave.replication} --truncate`.",
             )
     if not dropped_too:
-        master.check_kept()
+        master.record.check_kept()
     return applied, confirmed
 
 
@@ -87,7 +87,7 @@ def agree(
     """
     applied, confirmed = known(master, slave, dropped_too=True)
     _decide(config, slave, confirmed, observe)
-    master.check_kept()
+    master.record.check_kept()
     applied = slave.applied() or applied
     here, there = applied.cursor, confirmed.cursor
     if here is None:
@@ -99,7 +99,7 @@ def agree(
     ):
         # the slave committed, the master was not told: the cursor alone decides, unless it is
         # of a moment that this master has not seen yet
-        master.confirm(here)
+        master.record.confirm(here)
     else:
         check_fit(config, here, there)
     return confirmed.bit, here, applied

@@ -22,7 +22,7 @@ from pyreplica.replication.schema import ATTACHMENT, NOTHING, SchemaDump, dumped
 from pyreplica.replication.scripts import Entry
 from pyreplica.replication.sequences import set_sequences
 from pyreplica.replication.versions import check_merged
-from pyreplica.slave import Slave
+from pyreplica.slave import Slave, staging
 from pyreplica.slave.misfit import misfit, unknown_column
 from pyreplica.slave.parts import begin_rest, parts_here
 
@@ -175,16 +175,16 @@ class Copy:
     def _copy(self, master: Master, slave: Slave, here: _Here, forwarding: Forwarding) -> Copied:
         found = [one for one in here.values() if one is not None]
         identity = master.identity()
-        confirmed = master.confirmed()
+        confirmed = master.record.confirmed()
         applied = slave.applied()
         unfinished = applied is not None and not applied.ready
         # an interrupted copy --schema has made the tables, and perhaps keys and indexes too
         with_schema = self._schema or (unfinished and applied is not None and applied.made_schema)
         for batch in slave.prepared():
             slave.rollback_prepared(batch)
-        master.register(slave.identity())
+        master.record.register(slave.identity())
         forwarding.want()
-        master.set_limits(self._config.max_log_size, self._config.max_log_age)
+        master.record.set_limits(self._config.max_log_size, self._config.max_log_age)
         # only now, when what the slave has is good for nothing any more
         for line in set_filters(self._config, master, here):
             self._log.info("master: %s", line)
@@ -217,7 +217,7 @@ class Copy:
                 rows = self._copier.copy(exporter, moment, tables, _copied, parts)
             else:
                 _taken_over(slave, tables)
-        slave.create_staging(id_)
+        staging.create(slave.connection, id_)
         cursor = Cursor(before + 1, moment.position)
         self._finish(master, slave, tables if with_schema else (), cursor, later.rest)
         set_sequences(self._config, master, slave)
@@ -254,7 +254,7 @@ class Copy:
                     raise
             for table in tables:
                 fits(self._config, table, slave.describe(table, master.masking.of(table)))
-            master.set_copied(cursor)
+            master.record.set_copied(cursor)
             slave.finish_copy(cursor)
 
     def _dump(self, stack: ExitStack, master: Master, slave: Slave, snapshot: str) -> SchemaDump:

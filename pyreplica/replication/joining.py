@@ -199,8 +199,8 @@ class Tables:
 def recorded(master: Master, slave: Slave) -> dict[int, TableCopy]:
     """The slave's records; lets the master's log go when no table on its way needs it any more."""
     # in this order: who adds a table says so on the slave first, and has the log kept then
-    number = master.held()
+    number = master.record.held()
     copies = slave.records.copies()
     if number is not None and not any(copy.being_added for copy in copies.values()):
-        master.release(number)
+        master.record.release(number)
     return copies

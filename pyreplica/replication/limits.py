@@ -45,7 +45,7 @@ class LogWatch:
             Dropped: the slave is past a limit, and has been dropped.
         """
         master.check_installed()
-        master.set_limits(self._config.max_log_size, self._config.max_log_age)
+        master.record.set_limits(self._config.max_log_size, self._config.max_log_age)
         master.rotate()
         self.look(master)
 
@@ -55,9 +55,9 @@ class LogWatch:
         Raises:
             Dropped: the slave has been dropped.
         """
-        kept = master.log_kept()
+        kept = master.record.log_kept()
         if kept is None or kept.dropped:
-            master.check_kept()
+            master.record.check_kept()
         self.kept = kept
         used = kept.used if kept else None
         reached = max((t for t in THRESHOLDS if used is not None and used * 100 >= t), default=0)

@@ -153,6 +153,6 @@ def _kept(config: ReplicationConfig) -> LogKept | None:
     try:
         with closing(Master(config)) as master:
             master.check_installed()
-            return master.log_kept()
+            return master.record.log_kept()
     except PyReplicaError:
         return None  # it may be what the pause is for

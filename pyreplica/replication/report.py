@@ -115,7 +115,7 @@ def report(config: ReplicationConfig) -> Report:
             try:
                 with closing(Master(config)) as master:
                     master.check_installed()
-                    return _with_log(_report(config, master, slave), master.log_kept())
+                    return _with_log(_report(config, master, slave), master.record.log_kept())
             except Unreachable as error:
                 # if that is the slave, it cannot be asked again
                 return _with_doubt(_unreachable(config, error), slave.in_doubt())
@@ -135,8 +135,8 @@ def _from_the_master(config: ReplicationConfig, error: Unreachable) -> Report:
     try:
         with closing(Master(config)) as master:
             master.check_installed()
-            master.check_kept()
-            return _with_log(report, master.log_kept())
+            master.record.check_kept()
+            return _with_log(report, master.record.log_kept())
     except Dropped as dropped:
         return _dropped(config, dropped)
     except PyReplicaError:

@@ -14,30 +14,27 @@ from collections.abc import Callable, Sequence
 
 from pyreplica.config import CommitMode, ReplicationConfig
 from pyreplica.database import sql
-from pyreplica.errors import ApplyError, DatabaseError, Refused
+from pyreplica.errors import ApplyError, DatabaseError
 from pyreplica.master import ROTATE_BYTES, SEQUENCES_ANEW, Master
 from pyreplica.model import (
-    CapturedTable,
     Change,
     Cursor,
     Position,
-    Script,
     Step,
     TableCopy,
 )
 from pyreplica.replication.agreement import Observer, agree
+from pyreplica.replication.catalog import Catalog
 from pyreplica.replication.conflicts import restate
 from pyreplica.replication.drift import check_ddl
 from pyreplica.replication.forwarding import Forwarding
 from pyreplica.replication.guard import Guard
 from pyreplica.replication.joining import ANNOUNCED, Tables
-from pyreplica.replication.place import placed
 from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
 from pyreplica.replication.transforming import Transforming
-from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave
+from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave, staging
 from pyreplica.slave.apply import Applier
-from pyreplica.slave.statements import TableStatements
 from pyreplica.slave.verdict import Met
 from pyreplica.transform.module import load
 
@@ -72,7 +69,6 @@ class Session:
         self._large = large
         self.waiting = 0
         self._log = logging.getLogger(f"pyreplica.{config.name}")
-        self._tables: dict[int, TableStatements | None] = {}
         self._mixed: set[int] = set()
         self.master = Master(config)
         try:
@@ -84,7 +80,7 @@ class Session:
         self._members = Tables(config, self.master, self.slave)
         self._guard = Guard(config, self.master, self.slave)
         self._forwarding = Forwarding(config, self.master, self.slave)
-        self._altered = False
+        self._catalog = Catalog(config, self.master, self.slave, self._members, self._sequences)
         self._transforming: Transforming | None = None
         try:
             for side in (self.master, self.slave):
@@ -134,10 +130,10 @@ class Session:
         self.changes = applied.changes
         check_ddl(self._config, self.master)
         self._forwarding.begin()
-        self.master.want_ddl(self._config.ddl)
-        self.master.set_limits(self._config.max_log_size, self._config.max_log_age)
+        self.master.record.want_ddl(self._config.ddl)
+        self.master.record.set_limits(self._config.max_log_size, self._config.max_log_age)
         self._staging = applied.id
-        self.slave.create_staging(applied.id)
+        staging.create(self.slave.connection, applied.id)
         self._passed = False
         self._sequences.forget()
         self._look_at_tables()
@@ -148,10 +144,10 @@ class Session:
         self.master.masking.load()
         self._members.load()
         self._guard.follow(self._staging, self._members.applied)
-        self._altered = False
-        self._tables.clear()
+        self._catalog.altered = False
+        self._catalog.forget()
         self.slave.connection.execute("DEALLOCATE ALL")
-        self._applier = Applier(self.slave, self._staging, self, self._config)
+        self._applier = Applier(self.slave, self._staging, self._catalog, self._config)
 
     # Batches
 
@@ -198,7 +194,7 @@ class Session:
                 break
         if fetched.changes is None or self._members.joining:
             return self._large_batch(), fetched.position
-        if any(change.table not in self._tables for change in fetched.changes):
+        if not all(self._catalog.knows(change.table) for change in fetched.changes):
             # a new column may have a new sequence
             first = sequences.look()
         else:
@@ -263,7 +259,7 @@ class Session:
                 self.cursor.position.snapshot,
                 until.snapshot,
                 apart=self._members.apart(joining),
-                statements=self.statements,
+                statements=self._catalog.statements,
                 mixed=self._mixed,
                 all_read=self._all_read,
                 transforming=self._transforming,
@@ -298,14 +294,14 @@ class Session:
         late.
         """
         if self._config.commit is CommitMode.ONE_PHASE:
-            self.master.check_kept()
+            self.master.record.check_kept()
 
     def _join(
         self, batch: Cursor, joining: Sequence[TableCopy], first: Sequence[sql.Composable]
     ) -> None:
         """Move a staged batch that brings tables in; or leave them out when it cannot."""
         first = [*self._members.begin_joining(joining), *first]
-        self._tables.clear()
+        self._catalog.forget()
         try:
             applied = self._applier.apply_staged(batch, first)
         except ApplyError as error:
@@ -321,7 +317,7 @@ class Session:
     def _finish(self, batch: Cursor, applied: int) -> None:
         """The batch is prepared: decide it on the master, commit it on the slave."""
         self._observe(Step.PREPARED, batch.batch)
-        self.master.confirm(batch)
+        self.master.record.confirm(batch)
         self._observe(Step.CONFIRMED, batch.batch)
         if self._config.commit is CommitMode.TWO_PHASE:
             self.slave.commit_prepared(batch.batch)
@@ -332,9 +328,9 @@ class Session:
         self.changes += applied
         self._sequences.done()
         met = self._applier.committed()
-        if self._altered:
+        if self._catalog.altered:
             self._guard.follow(self._staging, self._members.applied)
-            self._altered = False
+            self._catalog.altered = False
         self._observe(Step.COMMITTED, batch.batch)
         if met:
             self._count_waiting()
@@ -349,63 +345,7 @@ class Session:
             restate(self.master, self.slave)
             self._applier.judge.look()
 
-    # What the applier asks for
-
-    def statements(self, generation: int) -> TableStatements | None:
-        """The statements of a table in the log; None when this replication leaves it out."""
-        if generation not in self._tables:
-            found = self.master.tables([generation])
-            if not found:
-                raise Refused(
-                    f"the log names table {generation}, which pyreplica.replica_table does not "
-                    "have any more",
-                    where=self.master.connection.where,
-                    hint="Somebody has deleted that row. Copy the slave anew: "
-                    f"`pyreplica copy {self._config.name} --truncate`.",
-                )
-            self._tables[generation] = self._made(found[0])
-        return self._tables[generation]
-
-    def runs(self, script: Script) -> bool:
-        """Whether this slave is to run a DDL statement of the master's."""
-        if not script.asked:
-            return self._config.ddl
-        asked = script.replications is None or self._config.name in script.replications
-        if asked and self._config.map:
-            self._log.warning(
-                "DDL of the master is not run, because `map:` has other tables here: %s",
-                script.line,
-            )
-            return False
-        return asked
-
-    def forget(self) -> None:
-        """The slave's tables may have been altered: look at them again."""
-        self._tables.clear()
-
-    def last(self) -> Sequence[sql.Composable]:
-        """DDL may have made or restarted sequences, after the batch had begun by setting them."""
-        self._altered = True
-        self._sequences.forget()
-        return self._sequences.look()
-
-    def _made(self, captured: CapturedTable) -> TableStatements | None:
-        if not self._members.applies(captured):
-            return None
-        table, problem = placed(self.master, self.slave, captured)
-        if problem is None and table is not None and not self._members.is_copy(captured, table):
-            problem = (
-                f"the slave's table {table} is not the one that was copied: the master's was "
-                "renamed, and the slave's was not",
-                "Rename the slave's table as well. Where it was made anew, for instance by a "
-                "restore, copy it: `pyreplica remove-table` and `add-table`.",
-            )
-        if problem is not None or table is None:
-            what, hint = problem or ("", "")
-            raise ApplyError(
-                what, table=str(captured), key="", where=self.slave.connection.where, hint=hint
-            )
-        return TableStatements(captured, table)
+    # Upkeep
 
     def look_after_conflicts(self) -> None:
         """Ask again for rows that the master was busy with; forget what was settled long ago."""

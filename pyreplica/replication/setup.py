@@ -180,10 +180,10 @@ def uninstall(config: ReplicationConfig) -> list[Line]:
             text = "slave: the replication is forgotten; its tables stay as they are"
             lines["slave"].append(Line(text))
         if on_master:
-            known = master.confirmed()
+            known = master.record.confirmed()
             if known is not None:
                 master.set_doorbell(known.bit, False)
-            master.unregister()
+            master.record.unregister()
             if not last_of_master:
                 master.filters.drop()
             lines["master"].append(Line("master: the replication is forgotten"))

@@ -52,7 +52,7 @@ def snapshots(
     """
     with keeper.connection.transaction():
         keeper.log.keep()
-        confirmed = keeper.confirmed()
+        confirmed = keeper.record.confirmed()
         assert confirmed is not None
         with (
             _reading(slave, confirmed.cursor, timeout) as cursor,

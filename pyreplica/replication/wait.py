@@ -64,8 +64,8 @@ def _is_there(master: Master, slave: Slave, until: Snapshot) -> bool:
     if master.log.misses(cursor_of(slave).position.snapshot, until):
         return False
     # the log of a batch that was decided may be gone before the slave has committed it
-    master.check_kept()
-    confirmed = master.confirmed()
+    master.record.check_kept()
+    confirmed = master.record.confirmed()
     return confirmed is not None and cursor_of(slave).batch >= confirmed.cursor.batch
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from pyreplica.model import (
     TableMap,
 )
 from pyreplica.side import Side
+from pyreplica.slave import staging
 from pyreplica.slave.conflicts import ConflictRecords
 from pyreplica.slave.forwarding import Forwarding
 from pyreplica.slave.own import emptying, own
@@ -266,25 +266,6 @@ class Slave(Side):
             },
         )
 
-    def create_staging(self, id_: int) -> None:
-        """Make the staging tables of this replication, or make them anew after an upgrade."""
-        names = staging(id_)
-        made = hashlib.md5(_SQL["create_staging"].encode(), usedforsecurity=False).hexdigest()
-        tables = [f"pyreplica.stage_{id_}", f"pyreplica.net_{id_}"]
-        if self.connection.one(_SQL["staging_made"], {"tables": tables, "made": made})[0]:
-            return
-        note = sql.SQL("COMMENT ON TABLE {} IS {}")
-        with self.connection.transaction():
-            self.connection.execute(
-                sql.SQL("; ").join(
-                    [
-                        sql.SQL("DROP TABLE IF EXISTS {stage}, {net}").format(**names),
-                        sql.SQL(_SQL["create_staging"]).format(**names),
-                        *(note.format(names[t], sql.Literal(made)) for t in ("stage", "net")),
-                    ]
-                )
-            )
-
     def finish_copy(self, cursor: Cursor) -> None:
         """The tables are copied as of the cursor's position; replication goes on from there."""
         position = cursor.position
@@ -330,9 +311,7 @@ class Slave(Side):
         with self.connection.transaction():
             self.connection.execute(_SQL["remove"], {"replication": self.replication})
             if applied is not None:
-                self.connection.execute(
-                    sql.SQL("DROP TABLE IF EXISTS {stage}, {net}").format(**staging(applied.id))
-                )
+                self.connection.execute(staging.drop(applied.id))
 
     def serves_others(self) -> bool:
         """Whether other replications have this database as their slave."""
@@ -406,16 +385,6 @@ class Slave(Side):
         """What the daemon last wrote down."""
         rows = self.connection.query(_SQL["status"], {"replication": self.replication})
         return RecordedStatus(*rows[0]) if rows else None
-
-
-def staging(id_: int) -> dict[str, sql.Composable]:
-    """The names of a replication's staging tables, and of their indexes."""
-    return {
-        "stage": sql.Identifier("pyreplica", f"stage_{id_}"),
-        "net": sql.Identifier("pyreplica", f"net_{id_}"),
-        "stage_by_tab": sql.Identifier(f"stage_{id_}_by_tab"),
-        "net_by_tab": sql.Identifier(f"net_{id_}_by_tab"),
-    }
 
 
 def is_unique_violation(error: DatabaseError) -> bool:

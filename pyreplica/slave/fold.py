@@ -1,7 +1,7 @@
 """Folds the changes of a small batch to one net change for each key.
 
 Only the state after the batch matters, because a batch becomes visible as a whole. The same rules
-as SQL, for batches that go through the staging table, are the statement ``fold`` of sql/slave.sql,
+as SQL, for batches that go through the staging table, are the statement ``fold`` of sql/stage.sql,
 for updates of the same columns ``fold_updates`` there and ``updated`` of sql/log.sql; tests hold
 them against each other.
 """

@@ -23,7 +23,7 @@ from pyreplica.slave.own import emptying
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.unstaged import Contents, NetTable
 
-_SQL = sqlfiles.statements("slave.sql")
+_SQL = sqlfiles.statements("stage.sql")
 
 LAST_ID = (1 << 63) - 1
 MANY_TABLES = 4
@@ -94,7 +94,7 @@ class Stage:
         *,
         compares: bool,
     ) -> None:
-        self.names = staging(staging_id)
+        self.names = staging.names(staging_id)
         self._sizes_of = {name: f"pyreplica.{name}_{staging_id}" for name in ("stage", "net")}
         self._connection = connection
         self._find = find

@@ -399,5 +399,5 @@ def test_what_the_clocks_said_decides_nothing(databases: Databases, jump: str) -
         assert_same(made)
         assert daemon_.error is None
     with closing(Master(made)) as master:
-        assert master.log_kept() is not None
+        assert master.record.log_kept() is not None
     assert rows(databases.slave) == [1, 2]

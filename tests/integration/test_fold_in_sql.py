@@ -21,8 +21,8 @@ from tests.conftest import Databases
 from tests.histories import Entry, entries
 from tests.support import config_file, connect, pyreplica
 
-_SQL = sqlfiles.statements("slave.sql")
-_TABLES = staging(1)
+_SQL = sqlfiles.statements("stage.sql")
+_TABLES = staging.names(1)
 Plain = tuple[str, str, object, object]
 
 

@@ -225,7 +225,7 @@ def test_each_threshold_is_warned_of_once_and_again_after_it_has_fallen_below(
     def at(percent: int) -> str:
         # measured each time: autovacuum may have added a map to the log meanwhile
         with closing(Master(made)) as master:
-            kept = master.log_kept()
+            kept = master.record.log_kept()
         assert kept is not None
         return f"max_log_size = {kept.bytes * 100 // percent}"
 

@@ -251,7 +251,7 @@ def _open(dsn: str, written: str = "UPDATE acc SET bal = bal + 1 WHERE aid = 1")
 def _reading(pair: Pair) -> Reading:
     """Read the log as the daemon does, from where it is; the slave has everything."""
     with closing(Master(pair.system.config)) as master:
-        confirmed = master.confirmed()
+        confirmed = master.record.confirmed()
         assert confirmed is not None
         after = confirmed.cursor.position.snapshot
         taken = []
