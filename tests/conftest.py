@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import signal
@@ -22,11 +23,16 @@ _SETTINGS = {
     "full_page_writes": "off",
     "log_line_prefix": "%m [%p] db=%d app=%a ",
     "max_connections": "100",
+    "max_wal_size": "256MB",
     "shared_buffers": "64MB",
     "synchronous_commit": "on",
 }
 # Only a slave needs prepared transactions, so the master keeps the default, which is none.
 PREPARING_SETTINGS = {**_SETTINGS, "max_prepared_transactions": "20"}
+
+# Bytes of memory for the servers of a worker: some 120 MB is what they need, with all their WAL it
+# is 700 MB, and there may be further servers beside these two for a while.
+_ROOM = 1 << 30
 
 _numbers = itertools.count(1)
 
@@ -54,10 +60,27 @@ class Databases:
     slave_cluster: Cluster
 
 
+def _in_memory() -> Path | None:
+    """A file system in memory with room for the servers of all workers; None: the usual folder.
+
+    A database is some 300 files, and each test makes two: on a disk's file system that is a third
+    of all the time that the tests take. Where TMPDIR names a folder, that is the one.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shared, memory = Path("/dev/shm"), Path("/proc/meminfo")
+    if "TMPDIR" in os.environ or not (memory.exists() and os.access(shared, os.W_OK)):
+        return None
+    available = re.search(r"^MemAvailable: *(\d+) kB$", memory.read_text(), re.MULTILINE)
+    if available is None:
+        return None
+    free = min(shutil.disk_usage(shared).free, int(available[1]) * 1024)
+    return shared if free >= workers * _ROOM else None
+
+
 @pytest.fixture(scope="session")
 def servers_directory() -> Iterator[Path]:
     """A folder for servers, which their account can reach; pytest's own are for its user alone."""
-    directory = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
+    directory = Path(tempfile.mkdtemp(prefix="pyreplica-tests-", dir=_in_memory()))
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)

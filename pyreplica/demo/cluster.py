@@ -179,9 +179,12 @@ class Cluster:
     @property
     def running(self) -> bool:
         """Whether the server's process is there (it may be starting or stopping)."""
-        # pg_ctl knows the traps: a pid file left by a crash, and its pid taken by somebody else.
-        status = ("pg_ctl", "status", "-D", str(self._data))
-        return self._home.exists() and self._programs.run(*status, check=False).returncode == 0
+        # A pid file may be left by a crash, and its pid be taken by somebody else. A server is in
+        # its folder of data (pg_ctl status asks less, and is a program to start).
+        try:
+            return Path(f"/proc/{self.pid}/cwd").samefile(self._data)
+        except (PyReplicaError, OSError):
+            return False
 
     @property
     def pid(self) -> int:
