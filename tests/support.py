@@ -29,6 +29,7 @@ from pyreplica.replication.loop import Replication
 from pyreplica.replication.setup import install
 from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave
+from tests import forks
 from tests.conftest import Databases
 
 _daemons = itertools.count(1)
@@ -64,31 +65,35 @@ def pyreplica(
     path: Path, *arguments: str, code: int | None = 0, timeout: float = LIMIT
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line; its exit code must be ``code`` (None: whatever)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pyreplica", "--config", str(path), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = forks.run(["pyreplica", "--config", str(path), *arguments], timeout)
     if code is not None:
         assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
 class Daemon:
-    """A running ``pyreplica run`` (or another program that runs one)."""
+    """A running ``pyreplica run`` (or another program that runs one).
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    Args:
+        command: a program and its arguments; a module of Python and its arguments if not fresh.
+        log: where it writes.
+        fresh: whether it has an interpreter of its own (tests.forks tells what that is about).
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, *, fresh: bool = True) -> None:
         self.log_path = log
+        self.process: subprocess.Popen[bytes] | forks.Forked
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            if fresh:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
+            else:
+                self.process = forks.forked(command, output, output, PYTHONUNBUFFERED="1")
 
     @property
     def log(self) -> str:
@@ -116,10 +121,11 @@ class Daemon:
 
 
 @contextmanager
-def daemon(path: Path, *names: str) -> Iterator[Daemon]:
+def daemon(path: Path, *names: str, fresh: bool = False) -> Iterator[Daemon]:
     """``pyreplica run`` for the time of the block."""
-    command = [sys.executable, "-m", "pyreplica", "--config", str(path), "run", *names]
-    started = Daemon(command, path.with_suffix(".log"))
+    command = ["pyreplica", "--config", str(path), "run", *names]
+    interpreter = [sys.executable, "-m"] if fresh else []
+    started = Daemon([*interpreter, *command], path.with_suffix(".log"), fresh=fresh)
     try:
         yield started
     finally:
@@ -145,8 +151,8 @@ def stalling_copy(
 
 @contextmanager
 def _stalling(program: str, path: Path, *arguments: str) -> Iterator[Daemon]:
-    command = [sys.executable, "-m", f"tests.integration.{program}", str(path), *arguments]
-    started = Daemon(command, path.with_suffix(f".{next(_daemons)}.log"))
+    command = [f"tests.integration.{program}", str(path), *arguments]
+    started = Daemon(command, path.with_suffix(f".{next(_daemons)}.log"), fresh=False)
     try:
         yield started
     finally:

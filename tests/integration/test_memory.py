@@ -18,7 +18,7 @@ def test_a_transaction_of_a_million_rows_replicates_in_less_than_150_mib(
     path = config_file(tmp_path, databases)
     sql(databases.master, "CREATE TABLE public.t (id integer PRIMARY KEY, v text, at timestamptz)")
     set_up(path)
-    with daemon(path) as started:
+    with daemon(path, fresh=True) as started:
         sql(
             databases.master,
             f"INSERT INTO public.t SELECT g, 'row ' || g, now() FROM generate_series(1, {ROWS}) g",

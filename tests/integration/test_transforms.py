@@ -365,7 +365,7 @@ def test_a_large_batch_does_not_take_more_memory(databases: Databases, tmp_path:
     code = "def change(change):\n    change.row['v']\n    return change\n"
     transformed(databases, tmp_path, code, rows="")
     path = config_file(tmp_path, databases, transform=str(tmp_path / "shop.py"))
-    with daemon(path) as started:
+    with daemon(path, fresh=True) as started:
         sql(
             databases.master,
             "INSERT INTO public.t SELECT i, i, repeat('x', 500) "
