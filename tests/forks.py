@@ -206,6 +206,8 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                     continue
                 data, files, _, _ = socket.recv_fds(control, _MESSAGE, 4)
                 if not data:
+                    for pid, _ in children.values():  # the tests were killed
+                        os.kill(pid, signal.SIGKILL)
                     return None
                 *streams, tell = files
                 if (pid := os.fork()) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from tests import forks
 from tests.support import LIMIT, Daemon
 
+ROOT = Path(__file__).parents[1]
+
 _TELLS = """
 import os, sys
 print(__name__, sys.argv[1:], os.getcwd(), os.environ.get("GIVEN"), os.getppid() == {parent})
@@ -24,6 +27,13 @@ _WAITS = """
 import signal, sys
 print("ready")
 signal.pause()
+"""
+
+_STARTS = """
+import sys
+from tests import forks
+print(forks.forked(["waits"], 2, 2).pid, flush=True)
+sys.stdin.read()
 """
 
 
@@ -92,3 +102,20 @@ def test_a_program_holds_no_file_of_another(folder: Path) -> None:
     started.until_said("ready")
     assert forks.run(["files"], LIMIT).stdout == alone
     started.kill()
+
+
+def test_programs_end_with_the_tests_that_started_them(folder: Path) -> None:
+    (folder / "waits.py").write_text(_WAITS)
+    with subprocess.Popen(
+        [sys.executable, "-c", _STARTS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as tests:
+        assert tests.stdout is not None
+        program = os.pidfd_open(int(tests.stdout.readline()))
+        tests.kill()
+    ended, _, _ = select.select([program], [], [], LIMIT)
+    os.close(program)
+    assert ended
