@@ -22,6 +22,35 @@ WITH met AS MATERIALIZED (
 SELECT conflict, resolution, count(*), min(change_id), (array_agg(key ORDER BY change_id))[1]
 FROM put GROUP BY conflict, resolution ORDER BY conflict
 
+-- The conflicts of a kind that the transform is asked about, where the slave has the row: that is locked, and is read as
+-- it is then. (slave/asking.py)
+-- name: ask_of_rows
+SELECT c.id, c.text, c.row::text, c.old::text, ({whole})::text, ({shown})::text
+FROM {source} c JOIN {table} t ON {same_key} WHERE NOT ({as_it_was}) ORDER BY c.text LIMIT {most} FOR UPDATE OF t
+
+-- And where it has none.
+-- name: ask_of_none
+SELECT c.id, c.text, c.row::text, c.old::text, NULL, NULL
+FROM {source} c WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key}) ORDER BY c.text LIMIT {most}
+
+-- What has become of these. A net change that was given another row keeps in k1 and k2 what it was.
+-- name: answered
+WITH answer AS (
+    SELECT * FROM unnest(%(keys)s::text[], %(resolutions)s::text[], %(kinds)s::text[], %(rows)s::jsonb[],
+        %(slave_rows)s::jsonb[], %(errors)s::text[]) a(key, resolution, becomes, row, slave_row, error)
+), marked AS (
+    UPDATE {net} n SET kind = a.becomes::"char", row = coalesce(a.row, n.row),
+        k1 = coalesce(n.k1, CASE WHEN a.row IS NOT NULL THEN n.kind::text END),
+        k2 = coalesce(n.k2, CASE WHEN a.row IS NOT NULL THEN n.row::text END)
+    FROM answer a WHERE n.tab = %(tab)s AND n.kind = %(kind)s AND n.key = a.key
+)
+INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, conflict, master_relid, schema_name,
+    table_name, generation, op, key, row, old, slave_row, resolution, error, settled_at)
+SELECT %(replication)s, %(batch)s, n.id, %(conflict)s, %(relid)s, %(schema)s, %(name)s, %(tab)s,
+    coalesce(n.k1::"char", n.kind), n.key, CASE WHEN n.k1 IS NULL THEN n.row ELSE n.k2::jsonb END, n.old, a.slave_row,
+    a.resolution, a.error, CASE WHEN a.resolution NOT IN ('waiting', 'restating') THEN clock_timestamp() END
+FROM answer a JOIN {net} n ON n.tab = %(tab)s AND n.kind = %(kind)s AND n.key = a.key ORDER BY n.id
+
 -- name: kinds
 SELECT tab, array_agg(DISTINCT kind::text) FROM {net} GROUP BY tab
 
@@ -39,7 +68,8 @@ FROM (
 ) m
 WHERE n.tab = {tab} AND n.kind IN ({kinds}) AND n.key = m.text
 
--- Changes that the slave has refused wait. An inserted row that was to replace another one (e) is still an insert.
+-- Changes that the slave has refused wait. An inserted row that was to replace another one (e) is still an insert, and one
+-- that the transform has given another row is still what it was.
 -- name: quarantine
 WITH refused AS (
     SELECT n.*, g.error, g.conflict
@@ -51,7 +81,8 @@ WITH refused AS (
 INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, conflict, master_relid, schema_name,
     table_name, generation, op, key, row, old, resolution, error)
 SELECT %(replication)s, %(batch)s, id, conflict, %(relid)s, %(schema)s, %(name)s, tab,
-    CASE kind WHEN 'e' THEN 'I' ELSE kind END, key, row, old, 'waiting', error
+    CASE WHEN k1 IS NOT NULL THEN k1::"char" WHEN kind = 'e' THEN 'I' ELSE kind END, key,
+    CASE WHEN k1 IS NULL THEN row ELSE k2::jsonb END, old, 'waiting', error
 FROM refused ORDER BY id
 
 -- Updates of rows of which an earlier change waits have to wait as well. What tells the whole row, or that it is

@@ -167,7 +167,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_conflict (
     old jsonb,
     slave_row jsonb,                     -- what was met; long values are cut
     resolution text NOT NULL CHECK (resolution IN (
-        'applied', 'skipped', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
+        'applied', 'skipped', 'merged', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
         'refused')),                     -- never to be seen: the batch is rolled back
     error text,
     settled_at timestamptz
@@ -176,6 +176,23 @@ CREATE INDEX IF NOT EXISTS replica_conflict_open ON pyreplica.replica_conflict (
     WHERE settled_at IS NULL;
 CREATE INDEX IF NOT EXISTS replica_conflict_settled ON pyreplica.replica_conflict (replication, settled_at)
     WHERE settled_at IS NOT NULL;
+
+-- Version 5. A conflict may be settled with a row of its own.
+DO $$
+BEGIN
+    -- only where it is needed: ALTER TABLE waits for a batch that is in doubt
+    IF NOT EXISTS (
+        SELECT FROM pg_constraint WHERE conrelid = 'pyreplica.replica_conflict'::regclass
+            AND conname = 'replica_conflict_resolution_check' AND pg_get_constraintdef(oid) LIKE '%merged%')
+    THEN
+        ALTER TABLE pyreplica.replica_conflict
+            DROP CONSTRAINT IF EXISTS replica_conflict_resolution_check,
+            ADD CONSTRAINT replica_conflict_resolution_check CHECK (resolution IN (
+                'applied', 'skipped', 'merged', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
+                'refused'));
+    END IF;
+END
+$$;
 
 -- Updates of the same row are merged in their order.
 DO $$

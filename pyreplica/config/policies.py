@@ -28,6 +28,8 @@ class Policy(enum.Enum):
     """The master's row counts."""
     SKIP = "skip"
     """The slave's row stays."""
+    TRANSFORM = "transform"
+    """A function of the user's says what becomes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Policies:
         policy: Policy = getattr(self, conflict)
         return policy
 
+    @property
+    def asked(self) -> list[str]:
+        """The conflicts that the transform settles."""
+        return [one.name for one in fields(self) if self.of(one.name) is Policy.TRANSFORM]
+
 
 _POLICY = one_of({policy.value: policy for policy in Policy})
 
@@ -51,7 +58,7 @@ _POLICY = one_of({policy.value: policy for policy in Policy})
 def policies(spot: Spot) -> Policies:
     """Check a mapping of conflicts to policies; those that are not there have their defaults."""
     known = [field.name for field in fields(Policies)]
-    entries = spot.entries("a mapping of conflicts to error, warn, apply or skip")
+    entries = spot.entries("a mapping of conflicts to error, warn, apply, skip or transform")
     for name, entry in entries.items():
         if name not in known:
             entry.fail("unknown conflict", suggest(name, known))

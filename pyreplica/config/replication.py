@@ -230,6 +230,7 @@ def replication(name: str, spot: Spot, defaults: Mapping[str, Any]) -> Replicati
     _check_retries(spot, found)
     _check_map(spot, found)
     _check_both_ways(spot, found)
+    _check_conflicts(spot, found)
     return ReplicationConfig(name, **found)
 
 
@@ -267,6 +268,15 @@ def _check_both_ways(spot: Spot, found: Mapping[str, Any]) -> None:
         entries.get("guard", spot).fail(
             "the slave cannot be guarded against writes with `both_ways: true`",
             "Leave one of them out.",
+        )
+
+
+def _check_conflicts(spot: Spot, found: Mapping[str, Any]) -> None:
+    asked = found["conflicts"].asked
+    if asked and found["transform"] is None:
+        spot.entries("").get("conflicts", spot).fail(
+            f"{asked[0]} is to be settled by a transform, and there is none",
+            "Name the file with the function conflict() in `transform:`, or choose another policy.",
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from pyreplica.transform import Batch, Change
+from pyreplica.transform import Batch, Change, Conflict, Resolution
 
 log = logging.getLogger("pyreplica.transform")
 
@@ -31,3 +31,13 @@ def change(change: Change) -> Change | list[Change] | None:
         )
         return [change, mark]
     return change
+
+
+def conflict(conflict: Conflict) -> Resolution:
+    """Called for conflicts whose policy in `conflicts:` is `transform`."""
+    here = conflict.slave_row
+    if conflict.table == "public.customer" and here is not None and here["name"] is not None:
+        # the slave's name is kept, and everything else is the master's
+        conflict.row["name"] = here["name"]
+        return conflict.row
+    return "apply"

@@ -34,6 +34,7 @@ from pyreplica.replication.checksums import (
     hashing,
 )
 from pyreplica.replication.filters import changed
+from pyreplica.replication.hooks import changes_rows
 from pyreplica.replication.snapshots import Pair, Sides, Way, replayed, snapshots
 from pyreplica.replication.wait import wait
 from pyreplica.slave import Slave
@@ -139,10 +140,10 @@ def compare(
 
     Raises:
         ConfigError: there is no table of that name in the replication.
-        Refused: the replication has a transform.
+        Refused: the replication has a transform that changes rows.
         TimedOut: no daemon brings the slave up to what was committed on the master.
     """
-    if config.transform is not None:
+    if changes_rows(config):
         raise Refused(
             "what goes through a transform cannot be compared with the master's rows",
             where=config.name,

@@ -16,13 +16,16 @@ from pyreplica.config.policies import Policy
 from pyreplica.database import errorcodes, sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError, Refused
 from pyreplica.master import Master
+from pyreplica.replication.hooks import hooks_of
 from pyreplica.replication.place import placed
 from pyreplica.slave import Slave
+from pyreplica.slave.asking import Asked, ask
 from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
 from pyreplica.slave.culprit import is_data_error
 from pyreplica.slave.fold import Net, fold
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, resolution
+from pyreplica.transform.module import Hooks
 
 ROWS = 1_000
 """So many rows the master logs again in a transaction."""
@@ -159,6 +162,7 @@ class _Retry:
         self._slave = slave
         self._connection = slave.connection
         self._tables: dict[int, TableStatements] = {}
+        self._loaded: Hooks | None = None
 
     def row(self, row: WaitingRow) -> Outcome:
         """Apply the changes of a row, or say why they still cannot be applied."""
@@ -200,35 +204,57 @@ class _Retry:
         if not nets:
             return "applied"
         (net,) = nets
-        source = sql.SQL(
-            "(SELECT {}::jsonb AS key, {}::jsonb AS row, {}::jsonb AS old OFFSET 0)"
-        ).format(sql.Literal(net.key), sql.Literal(net.row), sql.Literal(net.old))
-        conflict = self._conflict(net, statements, source)
-        if conflict is not None:
-            settled = resolution(self._config.conflicts, conflict)
-            if settled is None or (settled == "restating" and statements.key_masked):
+        source = _source(net)
+        conflict, slave_row = self._conflict(net, statements, source)
+        settled = "applied"
+        replacing = conflict == "insert_exists"
+        if conflict is not None and self._config.conflicts.of(conflict) is Policy.TRANSFORM:
+            asked = Asked(conflict, net.key, net.row, net.old, slave_row)
+            answer = ask(self._hooks, statements, asked)
+            if answer.resolution is None:
+                raise ApplyError(f"conflict {conflict}: {answer.why}")
+            settled = answer.resolution
+            if settled == "merged":
+                net = Net("u" if slave_row is not None else "I", net.key, answer.row)
+                source, replacing = _source(net), False
+        elif conflict is not None:
+            policy = resolution(self._config.conflicts, conflict)
+            if policy is None or (policy == "restating" and statements.key_masked):
                 raise ApplyError(f"conflict {conflict}: {MEANINGS[conflict]}")
-            if settled != "applied":
-                return settled
-        for statement in _doing(net, statements, source, replacing=conflict == "insert_exists"):
-            self._connection.execute(statement)
-        return "applied"
+            settled = policy
+        if settled in ("applied", "merged"):
+            for statement in _doing(net, statements, source, replacing=replacing):
+                self._connection.execute(statement)
+        return settled
 
-    def _conflict(self, net: Net, statements: TableStatements, source: Part) -> str | None:
+    @property
+    def _hooks(self) -> Hooks:
+        """The transform, as it is now."""
+        if self._loaded is None:
+            self._loaded = hooks_of(self._config)
+        assert self._loaded is not None
+        return self._loaded
+
+    def _conflict(
+        self, net: Net, statements: TableStatements, source: Part
+    ) -> tuple[str | None, str | None]:
+        """The conflict that a net change meets, and the slave's row in it, which is locked."""
         if net.kind not in "IUD":
-            return None
+            return None, None
         compares = self._config.conflicts.update_differs is not Policy.APPLY
         was = statements.as_it_was(None) if net.kind == "U" and compares else sql.SQL("true")
         found = self._connection.query(
-            sql.SQL("SELECT {} FROM {} c JOIN {} t ON {}").format(
-                was, source, statements.rows, statements.same_key()
+            sql.SQL("SELECT {}, ({})::text FROM {} c JOIN {} t ON {} FOR UPDATE OF t").format(
+                was, statements.slave_row(), source, statements.rows, statements.same_key()
             )
         )
-        if net.kind == "I":
-            return "insert_exists" if found else None
         if not found:
-            return "update_missing" if net.kind == "U" else "delete_missing"
-        return None if found[0][0] else "update_differs"
+            missing = {"I": None, "U": "update_missing", "D": "delete_missing"}
+            return missing[net.kind], None
+        ((same, slave_row),) = found
+        if net.kind == "I":
+            return "insert_exists", slave_row
+        return (None if same else "update_differs"), slave_row
 
     def _statements(self, generation: int) -> TableStatements:
         if generation not in self._tables:
@@ -241,6 +267,13 @@ class _Retry:
                 raise ApplyError((problem or ("", ""))[0])
             self._tables[generation] = TableStatements(captured, table)
         return self._tables[generation]
+
+
+def _source(net: Net) -> Part:
+    """A net change, for a statement."""
+    return sql.SQL("(SELECT {}::jsonb AS key, {}::jsonb AS row, {}::jsonb AS old OFFSET 0)").format(
+        sql.Literal(net.key), sql.Literal(net.row), sql.Literal(net.old)
+    )
 
 
 def _as_logged(op: str) -> str:

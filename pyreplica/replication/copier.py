@@ -17,13 +17,14 @@ from pyreplica.model import CapturedTable, Position
 from pyreplica.replication import transformed
 from pyreplica.replication.agenda import Agenda, Task
 from pyreplica.replication.analysis import Analysis
+from pyreplica.replication.hooks import hooks_of
 from pyreplica.replication.later import Later, Piece
 from pyreplica.replication.rows import move
 from pyreplica.replication.schema import MadeLater
 from pyreplica.replication.versions import move_versions
 from pyreplica.slave import Slave
 from pyreplica.slave.parts import make
-from pyreplica.transform.module import Hooks, load
+from pyreplica.transform.module import Hooks
 
 _Side = TypeVar("_Side", Master, Slave)
 
@@ -192,9 +193,7 @@ class Copier:
         self, table: CapturedTable, size: TableSize, note: Note, master: Master, slave: Slave
     ) -> int:
         slave.records.copying(table)
-        hooks = None
-        if self._config.transform is not None:
-            hooks = load(self._config.transform.path, self._config.name)
+        hooks = hooks_of(self._config)
         try:
             with slave.connection.transaction():
                 rows = self._move(master, slave, table, size.partitioned, hooks)
@@ -225,10 +224,12 @@ class Copier:
         def progress(rows: int) -> None:
             self._progress.rows(str(table), rows)
 
-        if hooks is not None:
+        if hooks is not None and hooks.change is not None:
             return transformed.move(
                 self._config, hooks, master, slave, table, partitioned, progress
             )
+        if hooks is not None:
+            transformed.begun(self._config, hooks, master)
         there = slave.place(table, master.masking.of(table))
         return move(master.connection, slave.connection, table, partitioned, progress, there)
 

@@ -29,6 +29,7 @@ from pyreplica.replication.conflicts import restate
 from pyreplica.replication.drift import check_ddl
 from pyreplica.replication.forwarding import Forwarding
 from pyreplica.replication.guard import Guard
+from pyreplica.replication.hooks import hooks_of
 from pyreplica.replication.joining import ANNOUNCED, Tables
 from pyreplica.replication.reading import Reading
 from pyreplica.replication.sequences import Sequences
@@ -36,7 +37,7 @@ from pyreplica.replication.transforming import Transforming
 from pyreplica.slave import OTHER_VERSION, TABLES_CHANGED, Slave, staging
 from pyreplica.slave.apply import Applier
 from pyreplica.slave.verdict import Met
-from pyreplica.transform.module import load
+from pyreplica.transform.module import Hooks
 
 
 class Session:
@@ -82,16 +83,17 @@ class Session:
         self._forwarding = Forwarding(config, self.master, self.slave)
         self._catalog = Catalog(config, self.master, self.slave, self._members, self._sequences)
         self._transforming: Transforming | None = None
+        self._hooks: Hooks | None = None
         try:
             for side in (self.master, self.slave):
                 side.check_installed()
                 side.check_writable()
             self.slave.lock()
             self.master.lock()
-            if config.transform is not None:
-                hooks = load(config.transform.path, config.name)
+            self._hooks = hooks_of(config)
+            if self._hooks is not None:
                 self._transforming = Transforming(
-                    config, hooks, self.master, lambda: self._members.transformed
+                    config, self._hooks, self.master, lambda: self._members.transformed
                 )
             self.master.listen()  # first, so that no announcement is missed after looking
             self.recover()
@@ -147,7 +149,9 @@ class Session:
         self._catalog.altered = False
         self._catalog.forget()
         self.slave.connection.execute("DEALLOCATE ALL")
-        self._applier = Applier(self.slave, self._staging, self._catalog, self._config)
+        self._applier = Applier(
+            self.slave, self._staging, self._catalog, self._config, self._hooks
+        )
 
     # Batches
 
@@ -204,7 +208,8 @@ class Session:
             changes: Sequence[Change] = fetched.changes
             if self._transforming is not None:
                 self._transforming.begin(batch.batch)
-                changes = list(self._transforming.changes(changes))
+                if self._transforming.changes_rows:
+                    changes = list(self._transforming.changes(changes))
             self._fetched(batch)
             self._finish(batch, self._applier.apply(changes, batch, first))
         else:
@@ -253,6 +258,8 @@ class Session:
             until = master.log.cut(self.cursor, now, self._config.batch_rows)
             batch = Cursor(self.cursor.batch + 1, until)
             joining = self._members.due(until, now)
+            transforming = self._transforming
+            changes_rows = transforming is not None and transforming.changes_rows
             reading = Reading(
                 master,
                 self._applier.stage,
@@ -262,11 +269,11 @@ class Session:
                 statements=self._catalog.statements,
                 mixed=self._mixed,
                 all_read=self._all_read,
-                transforming=self._transforming,
+                transforming=transforming if changes_rows else None,
             )
-            if self._transforming is not None:
-                self._transforming.begin(batch.batch)
-            whole = bool(joining or self._transforming) or self._applier.judge.waiting
+            if transforming is not None:
+                transforming.begin(batch.batch)
+            whole = bool(joining) or changes_rows or self._applier.judge.waiting
             staged, unstaged = reading.read(staged=whole)
         if not staged and not joining and not unstaged:
             # nothing was committed up to that cut: go on from there, it needs no batch

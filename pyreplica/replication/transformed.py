@@ -58,6 +58,11 @@ def move(
     return copied
 
 
+def begun(config: ReplicationConfig, hooks: Hooks, master: Master) -> None:
+    """The copy of a table begins that does not go through the transform."""
+    Transforming(config, hooks, master, frozenset).begin(None)
+
+
 def committed(config: ReplicationConfig, hooks: Hooks, master: Master) -> None:
     """The rows of a table are committed."""
     Transforming(config, hooks, master, frozenset).end(None)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pyreplica.config import ReplicationConfig
+from pyreplica.config.policies import Policy
 from pyreplica.errors import ApplyError
 from pyreplica.master import Master
 from pyreplica.model import BARRIERS, CapturedTable, Change
 from pyreplica.transform import Batch
 from pyreplica.transform import Change as Given
 from pyreplica.transform.module import Hooks, described
-from pyreplica.transform.row import Row, texts_of
+from pyreplica.transform.row import Row, as_logged, texts_of
 
 _OPS: Mapping[str, Any] = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
 _MADE = {"insert": "i", "update": "u", "delete": "d", "truncate": "T"}
@@ -46,9 +47,15 @@ class Transforming:
         self._hooks = hooks
         self._master = master
         self._applied = applied
+        self._compares = config.conflicts.update_differs is Policy.TRANSFORM
         self._tables: dict[int, CapturedTable] = {}
         self._types: dict[int, Mapping[str, str]] = {}
         self._named: dict[str, CapturedTable] = {}
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether changes go through it; else they need not."""
+        return self._hooks.change is not None
 
     def begin(self, batch: int | None) -> None:
         """A batch, or the copy of a table, begins."""
@@ -160,7 +167,7 @@ class Transforming:
             raise ValueError(
                 f"the key of {target} is ({', '.join(target.key)}), and not ({', '.join(key)})"
             )
-        text = _canonical(key)
+        text = as_logged(key)
         row: dict[str, str | None] = {}
         if one.op != "delete":
             row = texts_of(one.row, self._types[target.id])
@@ -173,12 +180,15 @@ class Transforming:
             elif not row:
                 return None
         same = target is table and text == change.key and _OPS[change.op.lower()] == one.op
+        alone = same and one.op == "update" and row == json.loads(change.row or "{}")
         return Change(
             change.id,
             target.id,
             change.op if same else _MADE[one.op],
             text,
-            None if one.op == "delete" else _canonical(row),
+            None if one.op == "delete" else as_logged(row),
+            # what it has made of that before nobody knows: the slave need not have it
+            change.old if alone and self._compares else None,
         )
 
     def _target(self, name: str, table: CapturedTable, applied: Collection[int]) -> CapturedTable:
@@ -212,9 +222,3 @@ class Transforming:
 
 def _named(change: Change, table: CapturedTable) -> str:
     return " ".join(filter(None, (_OPS[change.op.lower()], "of", str(table), change.key)))
-
-
-def _canonical(values: Mapping[str, str | None]) -> str:
-    """The text of a jsonb object: keys are compared by it, and have an order in it."""
-    names = sorted(values, key=lambda name: (len(name.encode()), name.encode()))
-    return json.dumps({name: values[name] for name in names}, ensure_ascii=False)

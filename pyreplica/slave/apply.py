@@ -43,6 +43,7 @@ from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.unstaged import Unstaged
 from pyreplica.slave.verdict import Met
 from pyreplica.slave.versions import Versions
+from pyreplica.transform.module import Hooks
 
 MOST_PREPARED = 500
 """The server's memory is given back after so many prepared statements; each set of columns that an
@@ -60,6 +61,7 @@ class Applier:
         staging_id: the cursor's id, which names the staging tables.
         catalog: finds a table's statements by the generation in the log.
         config: has the policies.
+        hooks: the transform, if there is one, which may settle conflicts.
 
     Attributes:
         stage: where the changes of a large batch are put before it is applied.
@@ -67,13 +69,18 @@ class Applier:
     """
 
     def __init__(
-        self, slave: Slave, staging_id: int, catalog: Catalog, config: ReplicationConfig
+        self,
+        slave: Slave,
+        staging_id: int,
+        catalog: Catalog,
+        config: ReplicationConfig,
+        hooks: Hooks | None = None,
     ) -> None:
         self._compares = config.conflicts.update_differs is not Policy.APPLY
         self.stage = Stage(
             slave.connection, staging_id, catalog.statements, compares=self._compares
         )
-        self.judge = Judge(slave, self.stage, config)
+        self.judge = Judge(slave, self.stage, config, hooks)
         self._versions = Versions(slave, self.stage, config)
         self.stage.merge = self._versions.apply
         self._slave = slave

@@ -21,6 +21,7 @@ from pyreplica.database import Row, sql
 from pyreplica.errors import ApplyError, DatabaseError
 from pyreplica.model import Change
 from pyreplica.slave import Slave, is_unique_violation
+from pyreplica.slave.asking import APPLIED_AS, CONFLICTS_OF, LONGEST_VALUE, Asking
 from pyreplica.slave.culprit import (
     NAMING_ERRORS,
     ROW_ERRORS,
@@ -35,6 +36,7 @@ from pyreplica.slave.own import emptying
 from pyreplica.slave.stage import Found, Stage
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, Met, is_warned_of, resolution, tell
+from pyreplica.transform.module import Hooks
 
 _SQL = sqlfiles.statements("conflicts.sql")
 
@@ -42,18 +44,9 @@ MOST_WAITING = 100_000
 """So many rows of one step may go into quarantine; with more the batch stops."""
 MOST_UNSEEN = 1_000
 """With more changes than these the planner is to know of them, or it joins each with each."""
-LONGEST_VALUE = 10_000
-"""Characters of a value of the slave's row that are kept."""
 
-_CONFLICTS_OF = {
-    "I": ("insert_exists",),
-    "U": ("update_missing", "update_differs"),
-    "D": ("delete_missing",),
-}
 _GIVEN = sql.SQL("(SELECT * FROM unnest($1, $2, $3) u(key, row, old))")
 """How pyreplica.failing() gives rows to a statement."""
-_APPLIED_AS = {"I": "e", "U": "u", "D": "-"}
-"""Which kind a net change becomes when the master's word counts; e: an insert that replaces."""
 
 
 class _Refused(NamedTuple):
@@ -71,17 +64,24 @@ class Judge:
         slave: the session.
         stage: where the batch is.
         config: has the policies.
+        hooks: the transform, if there is one.
 
     Attributes:
         waiting: whether any change of this replication waits.
         restating: whether there are rows that the master is to log again.
     """
 
-    def __init__(self, slave: Slave, stage: Stage, config: ReplicationConfig) -> None:
+    def __init__(
+        self, slave: Slave, stage: Stage, config: ReplicationConfig, hooks: Hooks | None = None
+    ) -> None:
         self._connection = slave.connection
         self._stage = stage
         self._policies = config.conflicts
         self._quarantines = config.on_error is OnError.QUARANTINE
+        self._asking: Asking | None = None
+        if hooks is not None and config.conflicts.asked:
+            waits = self._quarantines
+            self._asking = Asking(slave.connection, stage, config, hooks, waits=waits)
         self._replication = config.name
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._batch = 0
@@ -208,13 +208,20 @@ class Judge:
         """Find the conflicts of a step, and settle them by their policies."""
         if kind not in self._present[id_]:
             return
-        query = self._judging(id_, statements, kind)
-        while True:
-            rows, error = self._tried(statements, kind, query)
-            if error is None:
-                break
-            # a value that cannot even be read
-            self._set_aside(id_, statements, kind, "read", error)
+
+        def find(query: Part) -> list[Row]:
+            while True:
+                rows, error = self._tried(statements, kind, query)
+                if error is None:
+                    return rows
+                # a value that cannot even be read
+                self._set_aside(id_, statements, kind, "read", error)
+
+        if self._asking is not None:
+            met, kinds = self._asking.settle(self._batch, id_, statements, kind, find)
+            self._met += met
+            self._present[id_] |= kinds
+        rows = find(self._judging(id_, statements, kind))
         for conflict, settled, count, change_id, key in rows:
             why = MEANINGS[conflict]
             if settled == "refused":
@@ -228,7 +235,7 @@ class Judge:
                     "replication goes on by itself.",
                 )
             self._met.append(Met(conflict, str(statements.captured), settled, count, key, why))
-            self._present[id_].add(_APPLIED_AS[kind])
+            self._present[id_].add(APPLIED_AS[kind])
 
     def _judging(self, id_: int, statements: TableStatements, kind: str) -> Part:
         conflicts = {
@@ -241,7 +248,7 @@ class Judge:
         differs = statements.as_it_was(None) if compares else sql.SQL("true")
         when = sql.SQL("WHEN {} THEN {}")
         captured = statements.captured
-        resolutions = {name: self._resolution(name, statements) for name in _CONFLICTS_OF[kind]}
+        resolutions = {name: self._resolution(name, statements) for name in CONFLICTS_OF[kind]}
         return sql.SQL(_SQL["judge"]).format(
             **self._stage.names,
             source=self._stage.net_rows(id_, kind),
@@ -260,7 +267,7 @@ class Judge:
                 )
                 for name, settled in resolutions.items()
             ),
-            applied=sql.Literal(_APPLIED_AS[kind]),
+            applied=sql.Literal(APPLIED_AS[kind]),
             replication=sql.Literal(self._replication),
             batch=sql.Literal(self._batch),
             relid=sql.Literal(captured.relid),
@@ -270,6 +277,8 @@ class Judge:
         )
 
     def _resolution(self, conflict: str, statements: TableStatements) -> str:
+        if self._policies.of(conflict) is Policy.TRANSFORM:
+            return "refused"  # somebody has made it since the transform was asked
         settled = resolution(self._policies, conflict)
         if settled == "restating" and statements.key_masked:
             settled = None  # the master could not tell which row that is

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pyreplica.config.policies import Policies, Policy
 
-_RESOLUTIONS = {
+RESOLUTIONS = {
     "insert_exists": {Policy.WARN: "applied", Policy.APPLY: "applied", Policy.SKIP: "skipped"},
     "update_missing": {Policy.WARN: "skipped", Policy.APPLY: "restating", Policy.SKIP: "skipped"},
     "delete_missing": {Policy.WARN: "skipped", Policy.APPLY: "applied", Policy.SKIP: "skipped"},
@@ -40,7 +40,7 @@ class Met(NamedTuple):
 
 def resolution(policies: Policies, conflict: str) -> str | None:
     """What becomes of a conflict, in the words of ``replica_conflict``; None: it is an error."""
-    return _RESOLUTIONS[conflict].get(policies.of(conflict))
+    return RESOLUTIONS[conflict].get(policies.of(conflict))
 
 
 def line_of(met: Met) -> str:
@@ -65,4 +65,4 @@ def is_warned_of(policies: Policies, met: Met) -> bool:
     """Whether somebody should look at it: it waits, or its policy says so."""
     if met.conflict is None or met.resolution == "waiting":
         return True
-    return policies.of(met.conflict) is Policy.WARN
+    return policies.of(met.conflict) in (Policy.WARN, Policy.TRANSFORM)

@@ -4,6 +4,7 @@ A module may have any of these functions::
 
     def before_batch(batch: Batch) -> None: ...
     def change(change: Change) -> Change | list[Change] | None: ...
+    def conflict(conflict: Conflict) -> Resolution: ...
     def after_batch(batch: Batch) -> None: ...
 
 docs/transforms.md says when they are called, and what they may do.
@@ -15,9 +16,12 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Batch", "Change", "Op"]
+__all__ = ["Batch", "Change", "Conflict", "Name", "Op", "Resolution"]
 
 Op = Literal["insert", "update", "delete", "truncate"]
+Name = Literal["insert_exists", "update_missing", "update_differs", "delete_missing"]
+Resolution = Literal["apply", "skip", "error"] | Mapping[str, Any]
+"""What becomes of a conflict: one of the policies of that name, or the row to keep."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,27 @@ class Change:
     key: MutableMapping[str, Any] = field(default_factory=dict)
     row: MutableMapping[str, Any] = field(default_factory=dict)
     old: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Conflict:
+    """A change that has met another row on the slave than the master had, or none.
+
+    Values are as those of a change, and the columns have the master's names.
+
+    Args:
+        conflict: its name.
+        table: schema and name, as the master calls it.
+        key: the values of the key's columns.
+        row: what has come: of an insert all other columns, of an update those that changed.
+        old: what the update has replaced on the master, as far as the log has it.
+        slave_row: the slave's other columns, as far as the master has them; None where there is no
+            row. It is locked until the batch is committed.
+    """
+
+    conflict: Name
+    table: str
+    key: Mapping[str, Any]
+    row: MutableMapping[str, Any] = field(default_factory=dict)
+    old: Mapping[str, Any] = field(default_factory=dict)
+    slave_row: MutableMapping[str, Any] | None = None

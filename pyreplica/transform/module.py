@@ -13,7 +13,7 @@ from typing import Any
 
 from pyreplica.errors import Refused
 
-HOOKS = ("before_batch", "change", "after_batch")
+HOOKS = ("before_batch", "change", "conflict", "after_batch")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Hooks:
     path: Path
     before_batch: Callable[[Any], Any] | None = None
     change: Callable[[Any], Any] | None = None
+    conflict: Callable[[Any], Any] | None = None
     after_batch: Callable[[Any], Any] | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -83,3 +84,9 @@ def texts_of(row: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, str 
     if not isinstance(row, Mapping):
         raise TypeError(f"a {type(row).__name__} is no mapping of columns to values")
     return {str(name): encoded(value, types.get(name, "")) for name, value in row.items()}
+
+
+def as_logged(values: Mapping[str, str | None]) -> str:
+    """The text of a jsonb object: keys are compared by it, and have an order in it."""
+    names = sorted(values, key=lambda name: (len(name.encode()), name.encode()))
+    return json.dumps({name: values[name] for name in names}, ensure_ascii=False)

@@ -23,6 +23,7 @@ _INTERVAL = re.compile(
     r"(?:(?P<days>[+-]?\d+) days?)?(?:(?:^| )(?P<sign>[+-])?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d)"
     r"(?:\.(?P<fraction>\d{1,6}))?)?"
 )
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _TOKEN = re.compile(r'\{|\}|,|"((?:[^"\\]|\\.)*)"|([^{},"]+)', re.DOTALL)
 
 
@@ -47,15 +48,19 @@ def encoded(value: Any, type_: str) -> str | None:
     """The text of an object, which the type's input function reads; None is NULL.
 
     Raises:
-        TypeError: there is none for an object of that kind.
+        TypeError: there is none for an object of that kind, or PostgreSQL has no such text.
     """
     if value is None:
         return None
     if re.fullmatch(r"jsonb?", type_):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, (list, tuple)):
-        return _array(value, type_.removesuffix("[]"))
-    return _one(value)
+        text = json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, (list, tuple)):
+        text = _array(value, type_.removesuffix("[]"))
+    else:
+        text = _one(value)
+    if _NO_TEXT.search(text):
+        raise TypeError("a str has a character that is none, 0 or half of a pair")
+    return text
 
 
 def _one(value: Any) -> str:

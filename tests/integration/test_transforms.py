@@ -412,7 +412,7 @@ def test_compare_and_repair_are_refused(databases: Databases, tmp_path: Path) ->
     ("code", "mode", "says"),
     [
         ("def change(change): return change", 0o600, "shop.py has change"),
-        ("x = 1", 0o600, "has none of the functions before_batch, change, after_batch"),
+        ("x = 1", 0o600, "has none of the functions before_batch, change, conflict, after_batch"),
         ("change = 7", 0o600, "change of the transform"),
         ("def change(:", 0o600, "SyntaxError"),
         ("import nothing_of_that_name", 0o600, "ModuleNotFoundError"),
@@ -442,7 +442,8 @@ def test_the_sample_does_what_it_says(databases: Databases, tmp_path: Path) -> N
     """
     path = written(tmp_path, sample.read_text(encoding="utf-8").partition('"""\n')[2])
     path.write_text(sample.read_text(encoding="utf-8"), encoding="utf-8")
-    made = copied(databases, tables, slave=tables, transform=str(path))
+    settling = {"conflicts": {"insert_exists": "transform"}}
+    made = copied(databases, tables, slave=tables, transform=str(path), **settling)
     with running(made):
         sql(
             databases.master,
@@ -452,9 +453,13 @@ def test_the_sample_does_what_it_says(databases: Databases, tmp_path: Path) -> N
             "INSERT INTO public.orders VALUES (1, 9.50)",
         )
         wait(made, 30)
+        sql(databases.slave, "INSERT INTO public.customer VALUES (3, '12345', 'mine')")
+        sql(databases.master, "INSERT INTO public.customer VALUES (3, '+49 123 789', 'x')")
+        wait(made, 30)
     assert rows(databases.slave, "SELECT phone, name FROM public.customer ORDER BY id") == [
         ("...456", "z"),
         (None, "z"),
+        ("...789", "mine"),
     ]
     assert value(databases.slave, "SELECT count(*) FROM public.session") == 0
     assert value(databases.slave, "SELECT total::text FROM public.order_mark") == "9.50"

@@ -944,10 +944,20 @@ def test_conflicts_have_policies_each() -> None:
 def test_conflicts_and_policies_that_do_not_exist_are_refused_with_those_that_do() -> None:
     for written, said in (
         ("{update_missed: warn}", "conflicts.update_missed: unknown conflict"),
-        ("{update_missing: ignore}", "expected error, warn, apply or skip"),
+        ("{update_missing: ignore}", "expected error, warn, apply, skip or transform"),
         ("warn", "expected a mapping of conflicts"),
     ):
         assert said in refusal(with_settings(f"conflicts: {written}")).what
+
+
+def test_a_transform_settles_conflicts_only_where_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "shop.py"
+    path.write_text("def conflict(conflict): return 'skip'")
+    made = shop("conflicts: {update_differs: transform}", f"transform: {path}")
+    assert made.conflicts.asked == ["update_differs"]
+    said = refusal(with_settings("conflicts: {update_differs: transform}"))
+    assert "update_differs is to be settled by a transform, and there is none" in said.what
+    assert "`transform:`" in said.hint
 
 
 # Filters

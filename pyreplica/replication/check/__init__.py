@@ -13,8 +13,8 @@ from pyreplica.replication.check.rights import installed, missing_rights, rights
 from pyreplica.replication.check.sequences import sequences
 from pyreplica.replication.check.tables import mapping, tables
 from pyreplica.replication.drift import unseen_ddl
+from pyreplica.replication.hooks import hooks_of
 from pyreplica.slave import Slave
-from pyreplica.transform.module import load
 
 __all__ = ["Finding", "check"]
 
@@ -53,15 +53,20 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
 
 def _transform(config: ReplicationConfig) -> Iterator[Finding]:
     """Whether the transform can be loaded, and what it has; it is executed for that."""
-    if config.transform is None:
-        return
-    path = config.transform.path
     try:
-        names = load(path, config.name).names
+        hooks = hooks_of(config)
     except PyReplicaError as error:
         yield Finding("problem", "transform", error.what, error.hint)
-    else:
-        yield Finding("ok", "transform", f"{path} has {', '.join(names)}")
+        return
+    if hooks is None:
+        return
+    yield Finding("ok", "transform", f"{hooks.path} has {', '.join(hooks.names)}")
+    if hooks.conflict is not None and not config.conflicts.asked:
+        yield Finding(
+            "note",
+            "transform",
+            f"{hooks.path} has a function conflict(), and no policy in `conflicts:` is `transform`",
+        )
 
 
 def _server(side: Master | Slave) -> Iterator[Finding]:
