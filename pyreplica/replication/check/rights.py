@@ -14,6 +14,7 @@ READ_ON_MASTER = (
     *("replica_log", "replica_table", "replica_tick", "replica_version", "replica_segment"),
     *("replica_partition", "replica_capture", "changes", "capture_trigger", "capture_function"),
     *("replica_filter", "hidden_columns", "doorbell", "replica_log_id"),
+    *("replica_node", "replica_merge", "replica_row"),
 )
 WRITTEN_ON_MASTER = ("replica_slave",)
 CALLED_ON_MASTER = (
@@ -22,17 +23,20 @@ CALLED_ON_MASTER = (
     *("add_table", "remove_table", "set_capture", "code_of_others"),
     *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
     *("installer", "sees_ddl", "drift", "follow_drift", "catalog_mark"),
-    *("set_forwarding", "forwards", "received", "skipped"),
+    *("set_forwarding", "forwards", "received", "skipped", "set_merge"),
 )
 WRITTEN_ON_SLAVE = (
     *("replica_cursor", "replica_copy", "replica_status", "replica_conflict", "replica_pause"),
     "replica_source",
+    # where it is a master as well: merging
+    "replica_row",
 )
-READ_ON_SLAVE = ("replica_version",)
+READ_ON_SLAVE = ("replica_version", "replica_node", "replica_merge")
 CALLED_ON_SLAVE = (
     *("move_cursor", "expect", "failing", "run_ddl", "merge", "pause", "resume"),
     # where it is a master as well
     *("forwards", "forward_ddl", "rotate_log"),
+    *("merge_versions", "has_seen", "is_later", "latest_of"),
 )
 """What a daemon's role needs in the schema pyreplica, whatever it is given by sql/roles.sql."""
 
