@@ -85,13 +85,14 @@ SELECT %(replication)s, %(batch)s, id, conflict, %(relid)s, %(schema)s, %(name)s
     CASE WHEN k1 IS NULL THEN row ELSE k2::jsonb END, old, 'waiting', error
 FROM refused ORDER BY id
 
--- Updates of rows of which an earlier change waits have to wait as well. What tells the whole row, or that it is
+-- Updates of rows of which an earlier change waits have to wait as well (of changes that wait for the transform, aside.py
+-- sees to that). What tells the whole row, or that it is
 -- gone, comes in the place of all that waits, whatever the slave has now.
 -- name: defer
 WITH waiting AS (
     SELECT DISTINCT key FROM pyreplica.replica_conflict
     WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
-        AND resolution = 'waiting'
+        AND resolution = 'waiting' AND NOT (untransformed AND %(transforms)s)
 ), later AS (
     SELECT n.* FROM {net} n JOIN waiting USING (key) WHERE n.tab = %(tab)s
 ), marked AS (
@@ -102,6 +103,7 @@ WITH waiting AS (
     FROM later l
     WHERE l.kind NOT IN ('U', 'u') AND l.key = c.key AND c.replication = %(replication)s
         AND c.master_relid = %(relid)s AND c.settled_at IS NULL
+        AND NOT (c.untransformed AND %(transforms)s)
 ), put AS (
     INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, master_relid, schema_name, table_name,
         generation, op, key, row, old, resolution, error)
@@ -112,15 +114,38 @@ WITH waiting AS (
 )
 SELECT count(*), min(change_id), (array_agg(key ORDER BY change_id))[1] FROM put
 
--- TRUNCATE takes away what waits.
+-- TRUNCATE takes away what waits. (What was put aside is there from the beginning of its batch.)
 -- name: truncated
 UPDATE pyreplica.replica_conflict SET resolution = 'truncated', settled_at = clock_timestamp()
 WHERE replication = %(replication)s AND master_relid = %(relid)s AND settled_at IS NULL
+    AND change_id < %(truncated)s
+
+-- Changes that the transform has failed on wait as the log has them, and so do the later ones of their rows.
+-- (replication/aside.py)
+-- name: put_aside
+INSERT INTO pyreplica.replica_conflict (replication, batch, change_id, master_relid, schema_name, table_name, generation,
+    op, key, row, old, resolution, error, untransformed)
+SELECT {replication}, {batch}, id, relid, schema, name, tab, op::"char", key, row, old, 'waiting', error, true
+FROM unnest({ids}::bigint[], {relids}::bigint[], {schemas}::text[], {names}::text[], {tabs}::integer[], {ops}::text[],
+    {keys}::text[], {rows}::jsonb[], {olds}::jsonb[], {errors}::text[])
+    WITH ORDINALITY u(id, relid, schema, name, tab, op, key, row, old, error, n) ORDER BY n
+
+-- The rows of which such changes wait.
+-- name: untransformed
+SELECT DISTINCT master_relid::bigint, key FROM pyreplica.replica_conflict
+WHERE replication = %(replication)s AND settled_at IS NULL AND resolution = 'waiting' AND untransformed
+
+-- Whether changes of a row wait.
+-- name: waits
+SELECT EXISTS (SELECT FROM pyreplica.replica_conflict
+    WHERE replication = %(replication)s AND master_relid = %(relid)s AND md5(key) = md5(%(key)s) AND key = %(key)s
+        AND settled_at IS NULL AND resolution = 'waiting')
 
 -- All rows of a table got values with a new column; so do those that wait to be there.
 -- name: filled
 UPDATE pyreplica.replica_conflict SET row = coalesce(row, '{}') || %(row)s::jsonb, generation = %(tab)s
-WHERE replication = %(replication)s AND master_relid = %(relid)s AND resolution = 'waiting' AND op IN ('I', 'r')
+WHERE replication = %(replication)s AND master_relid = %(relid)s AND resolution = 'waiting' AND op IN ('I', 'i', 'r')
+    AND change_id < %(id)s
 
 -- Whether anything waits, and whether the master is to be asked for rows.
 -- name: open
@@ -170,7 +195,7 @@ WHERE replication = %(replication)s AND settled_at IS NULL AND resolution = 'wai
 GROUP BY master_relid, key ORDER BY min(id)
 
 -- name: waiting_changes
-SELECT id, generation, op::text, key, row::text, old::text, schema_name || '.' || table_name
+SELECT id, change_id, generation, op::text, key, row::text, old::text, schema_name || '.' || table_name, untransformed
 FROM pyreplica.replica_conflict
 WHERE replication = %(replication)s AND master_relid = %(relid)s AND md5(key) = md5(%(key)s) AND key = %(key)s
     AND settled_at IS NULL AND resolution = 'waiting'

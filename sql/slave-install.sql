@@ -167,7 +167,7 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_conflict (
     old jsonb,
     slave_row jsonb,                     -- what was met; long values are cut
     resolution text NOT NULL CHECK (resolution IN (
-        'applied', 'skipped', 'merged', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
+        'applied', 'skipped', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
         'refused')),                     -- never to be seen: the batch is rolled back
     error text,
     settled_at timestamptz
@@ -177,7 +177,7 @@ CREATE INDEX IF NOT EXISTS replica_conflict_open ON pyreplica.replica_conflict (
 CREATE INDEX IF NOT EXISTS replica_conflict_settled ON pyreplica.replica_conflict (replication, settled_at)
     WHERE settled_at IS NOT NULL;
 
--- Version 5. A conflict may be settled with a row of its own.
+-- Version 5. A conflict may be settled with a row of its own, and a change may wait for the transform.
 DO $$
 BEGIN
     -- only where it is needed: ALTER TABLE waits for a batch that is in doubt
@@ -189,7 +189,9 @@ BEGIN
             DROP CONSTRAINT IF EXISTS replica_conflict_resolution_check,
             ADD CONSTRAINT replica_conflict_resolution_check CHECK (resolution IN (
                 'applied', 'skipped', 'merged', 'waiting', 'restating', 'restated', 'truncated', 'superseded',
-                'refused'));
+                'refused')),
+            -- it waits as the log has it, for the transform has failed on it
+            ADD COLUMN IF NOT EXISTS untransformed boolean NOT NULL DEFAULT false;
     END IF;
 END
 $$;

@@ -16,8 +16,10 @@ from pyreplica.config.policies import Policy
 from pyreplica.database import errorcodes, sql
 from pyreplica.errors import ApplyError, DatabaseError, PyReplicaError, Refused
 from pyreplica.master import Master
+from pyreplica.model import Change
 from pyreplica.replication.hooks import hooks_of
 from pyreplica.replication.place import placed
+from pyreplica.replication.transforming import Transforming
 from pyreplica.slave import Slave
 from pyreplica.slave.asking import Asked, ask
 from pyreplica.slave.conflicts import Conflict, WaitingChange, WaitingRow
@@ -25,7 +27,6 @@ from pyreplica.slave.culprit import is_data_error
 from pyreplica.slave.fold import Net, fold
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, resolution
-from pyreplica.transform.module import Hooks
 
 ROWS = 1_000
 """So many rows the master logs again in a transaction."""
@@ -162,7 +163,7 @@ class _Retry:
         self._slave = slave
         self._connection = slave.connection
         self._tables: dict[int, TableStatements] = {}
-        self._loaded: Hooks | None = None
+        self._hooks = hooks_of(config)
 
     def row(self, row: WaitingRow) -> Outcome:
         """Apply the changes of a row, or say why they still cannot be applied."""
@@ -173,7 +174,7 @@ class _Retry:
                     changes += self._slave.conflicts.waiting_changes(row)
                     if not changes:
                         return Outcome("", row.key, row.ids, "superseded")
-                    settled = self._applied(changes)
+                    settled = self._applied(row, changes)
                     ids = [change.id for change in changes]
                     self._slave.conflicts.settle(ids, settled)
                     # no batch is decided from here on
@@ -197,19 +198,54 @@ class _Retry:
         ids = tuple(change.id for change in changes)
         return Outcome(changes[-1].table, row.key, ids, "waiting", error.what)
 
-    def _applied(self, changes: Sequence[WaitingChange]) -> str:
+    def _applied(self, row: WaitingRow, changes: Sequence[WaitingChange]) -> str:
         """Apply the changes of a row; gives what has become of them."""
+        through = self._hooks is not None and self._hooks.change is not None
+        if through and any(one.untransformed for one in changes):
+            return self._transformed(row, changes)
         statements = self._statements(changes[-1].generation)
         nets = fold((_as_logged(one.op), one.key, one.row, one.old) for one in changes)
-        if not nets:
-            return "applied"
-        (net,) = nets
+        return self._net(nets[0], statements) if nets else "applied"
+
+    def _transformed(self, row: WaitingRow, changes: Sequence[WaitingChange]) -> str:
+        """Apply what the transform makes of the changes of a row now; these may be of others."""
+        assert self._hooks is not None
+        copies = self._slave.records.copies()
+        ready = {relid for relid, copy in copies.items() if copy.state == "ready"}
+        transforming = Transforming(self._config, self._hooks, self._master, lambda: ready)
+        made: dict[tuple[int, str], list[Change]] = {}
+        for one in changes:
+            change = Change(
+                one.change_id, one.generation, _as_logged(one.op), one.key, one.row, one.old
+            )
+            for each in transforming.changes([change]) if one.untransformed else [change]:
+                if each.op == "T":
+                    raise ApplyError("the transform has made TRUNCATE of it, which cannot wait")
+                relid = transforming.table(each.table).relid
+                made.setdefault((relid, each.key), []).append(each)
+        settled = "applied"
+        for (relid, key), some in made.items():
+            own = (relid, key) == (row.relid, row.key)
+            statements = self._statements(some[-1].table)
+            if not own and self._slave.conflicts.waits(relid, key):
+                raise ApplyError(
+                    f"changes of {statements.captured} {key} wait as well, which the transform has "
+                    "made it a change of"
+                )
+            nets = fold((one.op, one.key, one.row, one.old) for one in some)
+            done = self._net(nets[0], statements) if nets else "applied"
+            settled = done if own else settled
+        return settled
+
+    def _net(self, net: Net, statements: TableStatements) -> str:
+        """Apply a net change; gives what has become of it."""
         source = _source(net)
         conflict, slave_row = self._conflict(net, statements, source)
         settled = "applied"
         replacing = conflict == "insert_exists"
         if conflict is not None and self._config.conflicts.of(conflict) is Policy.TRANSFORM:
             asked = Asked(conflict, net.key, net.row, net.old, slave_row)
+            assert self._hooks is not None
             answer = ask(self._hooks, statements, asked)
             if answer.resolution is None:
                 raise ApplyError(f"conflict {conflict}: {answer.why}")
@@ -226,14 +262,6 @@ class _Retry:
             for statement in _doing(net, statements, source, replacing=replacing):
                 self._connection.execute(statement)
         return settled
-
-    @property
-    def _hooks(self) -> Hooks:
-        """The transform, as it is now."""
-        if self._loaded is None:
-            self._loaded = hooks_of(self._config)
-        assert self._loaded is not None
-        return self._loaded
 
     def _conflict(
         self, net: Net, statements: TableStatements, source: Part

@@ -24,6 +24,7 @@ from pyreplica.model import (
     TableCopy,
 )
 from pyreplica.replication.agreement import Observer, agree
+from pyreplica.replication.aside import Aside
 from pyreplica.replication.catalog import Catalog
 from pyreplica.replication.conflicts import restate
 from pyreplica.replication.drift import check_ddl
@@ -81,6 +82,7 @@ class Session:
         self._members = Tables(config, self.master, self.slave)
         self._guard = Guard(config, self.master, self.slave)
         self._forwarding = Forwarding(config, self.master, self.slave)
+        self._aside = Aside(config, self.slave)
         self._catalog = Catalog(config, self.master, self.slave, self._members, self._sequences)
         self._transforming: Transforming | None = None
         self._hooks: Hooks | None = None
@@ -93,7 +95,11 @@ class Session:
             self._hooks = hooks_of(config)
             if self._hooks is not None:
                 self._transforming = Transforming(
-                    config, self._hooks, self.master, lambda: self._members.transformed
+                    config,
+                    self._hooks,
+                    self.master,
+                    lambda: self._members.transformed,
+                    self._aside,
                 )
             self.master.listen()  # first, so that no announcement is missed after looking
             self.recover()
@@ -149,9 +155,7 @@ class Session:
         self._catalog.altered = False
         self._catalog.forget()
         self.slave.connection.execute("DEALLOCATE ALL")
-        self._applier = Applier(
-            self.slave, self._staging, self._catalog, self._config, self._hooks
-        )
+        self._applier = Applier(self.slave, self._staging, self._catalog, self._config, self._hooks)
 
     # Batches
 
@@ -207,9 +211,10 @@ class Session:
             batch = Cursor(self.cursor.batch + 1, fetched.position)
             changes: Sequence[Change] = fetched.changes
             if self._transforming is not None:
-                self._transforming.begin(batch.batch)
+                self._begin(self._transforming, batch)
                 if self._transforming.changes_rows:
                     changes = list(self._transforming.changes(changes))
+                    first = [*self._put_aside(), *first]
             self._fetched(batch)
             self._finish(batch, self._applier.apply(changes, batch, first))
         else:
@@ -272,7 +277,7 @@ class Session:
                 transforming=transforming if changes_rows else None,
             )
             if transforming is not None:
-                transforming.begin(batch.batch)
+                self._begin(transforming, batch)
             whole = bool(joining) or changes_rows or self._applier.judge.waiting
             staged, unstaged = reading.read(staged=whole)
         if not staged and not joining and not unstaged:
@@ -282,13 +287,25 @@ class Session:
             return 1
         self._fetched(batch)
         # not in the transaction above, which would hold its locks on them for long
-        first = self._sequences.look()
+        first = [*self._put_aside(), *self._sequences.look()]
         if joining:
             self._join(batch, joining, first)
             return max(staged, 1)
         applied = self._applier.apply_staged(batch, first, unstaged)
         self._finish(batch, applied)
         return max(staged, applied, 1)
+
+    def _begin(self, transforming: Transforming, batch: Cursor) -> None:
+        """The transform is to see a batch, perhaps once more."""
+        self._aside.begin(batch.batch, waiting=self._applier.judge.waiting)
+        transforming.begin(batch.batch)
+
+    def _put_aside(self) -> list[sql.Composable]:
+        """What writes down the changes of the batch that the transform has failed on."""
+        statements = self._aside.statements()
+        # what comes after them in the batch may be about them as well
+        self._applier.judge.waiting |= bool(statements)
+        return statements
 
     def _fetched(self, batch: Cursor) -> None:
         self._all_read()
@@ -335,6 +352,10 @@ class Session:
         self.changes += applied
         self._sequences.done()
         met = self._applier.committed()
+        aside = self._aside.committed()
+        if aside:
+            met = (*met, *aside)
+            self._applier.judge.look()  # also where all of the batch was put aside
         if self._catalog.altered:
             self._guard.follow(self._staging, self._members.applied)
             self._catalog.altered = False

@@ -15,6 +15,7 @@ from pyreplica.config.policies import Policy
 from pyreplica.errors import ApplyError
 from pyreplica.master import Master
 from pyreplica.model import BARRIERS, CapturedTable, Change
+from pyreplica.replication.aside import Aside
 from pyreplica.transform import Batch
 from pyreplica.transform import Change as Given
 from pyreplica.transform.module import Hooks, described
@@ -34,6 +35,7 @@ class Transforming:
         hooks: the transform.
         master: knows the tables.
         applied: gives the oids of the tables whose changes are applied.
+        aside: takes changes that the transform has failed on; without it that is an error.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Transforming:
         hooks: Hooks,
         master: Master,
         applied: Callable[[], Collection[int]],
+        aside: Aside | None = None,
     ) -> None:
         self._name = config.name
         self._hooks = hooks
         self._master = master
         self._applied = applied
+        self._aside = aside
         self._compares = config.conflicts.update_differs is Policy.TRANSFORM
         self._tables: dict[int, CapturedTable] = {}
         self._types: dict[int, Mapping[str, str]] = {}
@@ -82,8 +86,25 @@ class Transforming:
                 yield change
                 continue
             table = self.table(change.table)
-            if table.relid in applied:
-                yield from self._change(change, table, applied)
+            if table.relid in applied and not (self._aside and self._aside.follows(change, table)):
+                yield from self._or_aside(change, table, applied)
+
+    def _or_aside(
+        self, change: Change, table: CapturedTable, applied: Collection[int]
+    ) -> list[Change]:
+        """What becomes of a change; it is put aside as a whole, or not at all."""
+        try:
+            made = list(self._change(change, table, applied))
+        except ApplyError as error:
+            if self._aside is None:
+                raise
+            self._aside.take(change, table, error)
+            return []
+        if self._aside is not None:
+            for one in made:
+                if one.op == "T":
+                    self._aside.truncated(self.table(one.table).relid)
+        return made
 
     def table(self, generation: int) -> CapturedTable:
         """A generation of a table, as the log names it."""

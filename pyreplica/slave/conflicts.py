@@ -60,15 +60,17 @@ class WaitingRow:
 
 @dataclass(frozen=True, slots=True)
 class WaitingChange:
-    """A change that waits."""
+    """A change that waits; ``untransformed``: as the log has it, for the transform."""
 
     id: int
+    change_id: int
     generation: int
     op: str
     key: str
     row: str | None
     old: str | None
     table: str
+    untransformed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,14 @@ class ConflictRecords:
         """The changes of a row that wait, in their order; locked until the transaction ends."""
         found = self._query("waiting_changes", relid=row.relid, key=row.key)
         return [WaitingChange(*one) for one in found]
+
+    def untransformed(self) -> set[tuple[int, str]]:
+        """The rows of which changes wait that have not gone through the transform."""
+        return {(relid, key) for relid, key in self._query("untransformed")}
+
+    def waits(self, relid: int, key: str) -> bool:
+        """Whether changes of a row of the master wait."""
+        return bool(self._query("waits", relid=relid, key=key)[0][0])
 
     def settle(self, ids: Iterable[int], resolution: str, error: str | None = None) -> None:
         """Note what has become of changes that waited."""

@@ -78,6 +78,7 @@ class Judge:
         self._stage = stage
         self._policies = config.conflicts
         self._quarantines = config.on_error is OnError.QUARANTINE
+        self._transforms = hooks is not None and hooks.change is not None
         self._asking: Asking | None = None
         if hooks is not None and config.conflicts.asked:
             waits = self._quarantines
@@ -147,7 +148,7 @@ class Judge:
 
     def filled(self, statements: TableStatements, change: Change) -> None:
         """All rows of a table got values with a new column: rows that wait to be there, too."""
-        values = {**self._of(change.table, statements), "row": change.row}
+        values = {**self._of(change.table, statements), "row": change.row, "id": change.id}
         self._connection.execute(_SQL["filled"], values)
 
     def _wave(self, wave: Sequence[Found], ids: Mapping[str, int]) -> None:
@@ -191,13 +192,15 @@ class Judge:
                     raise
                 raise cannot("T", tables[0][1], "", error) from error
         if self.waiting:
-            for id_, statements, _ in tables:
-                self._connection.execute(_SQL["truncated"], self._of(id_, statements))
+            for id_, statements, (_, _, truncated, *_) in tables:
+                values = {**self._of(id_, statements), "truncated": truncated}
+                self._connection.execute(_SQL["truncated"], values)
 
     def _defer(self, id_: int, statements: TableStatements) -> None:
         """Have updates wait whose rows have earlier changes waiting."""
         defer = sql.SQL(_SQL["defer"]).format(**self._stage.names)
-        ((count, _, key),) = self._connection.query(defer, self._of(id_, statements))
+        values = {**self._of(id_, statements), "transforms": self._transforms}
+        ((count, _, key),) = self._connection.query(defer, values)
         if count:
             why = "an earlier change of the row waits"
             self._met.append(Met(None, str(statements.captured), "waiting", count, key, why))

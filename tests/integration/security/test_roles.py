@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -299,7 +300,7 @@ def test_filters_and_a_transform_need_no_more_rights(roles: Roles, tmp_path: Pat
     path = tmp_path / "shop.py"
     path.write_text(TRANSFORM)
     path.chmod(0o600)
-    options = {
+    options: dict[str, Any] = {
         "filters": {"public.item": {"where": "name <> 'hidden'"}},
         "transform": str(path),
         "conflicts": {"insert_exists": "transform"},
