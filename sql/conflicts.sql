@@ -22,16 +22,32 @@ WITH met AS MATERIALIZED (
 SELECT conflict, resolution, count(*), min(change_id), (array_agg(key ORDER BY change_id))[1]
 FROM put GROUP BY conflict, resolution ORDER BY conflict
 
--- The conflicts of a kind that the transform is asked about, where the slave has the row: that is locked, and is read as
--- it is then. (slave/asking.py)
+-- Marks the conflicts of a kind that the transform is to be asked about, where the slave has the row: that is locked, and
+-- looked at as it is then. Answers how many there are. (slave/asking.py)
 -- name: ask_of_rows
-SELECT c.id, c.text, c.row::text, c.old::text, ({whole})::text, ({shown})::text
-FROM {source} c JOIN {table} t ON {same_key} WHERE NOT ({as_it_was}) ORDER BY c.text LIMIT {most} FOR UPDATE OF t
+WITH met AS MATERIALIZED (
+    SELECT c.text FROM {source} c JOIN {table} t ON {same_key} WHERE NOT ({as_it_was}) ORDER BY c.text FOR UPDATE OF t
+), marked AS (
+    UPDATE {net} n SET k3 = 'asked' FROM met WHERE n.tab = {tab} AND n.kind = {kind} AND n.key = met.text RETURNING 1
+)
+SELECT count(*) FROM marked
 
 -- And where it has none.
 -- name: ask_of_none
-SELECT c.id, c.text, c.row::text, c.old::text, NULL, NULL
-FROM {source} c WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key}) ORDER BY c.text LIMIT {most}
+WITH met AS MATERIALIZED (
+    SELECT c.text FROM {source} c WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key})
+), marked AS (
+    UPDATE {net} n SET k3 = 'asked' FROM met WHERE n.tab = {tab} AND n.kind = {kind} AND n.key = met.text RETURNING 1
+)
+SELECT count(*) FROM marked
+
+-- Some of these.
+-- name: asked
+SELECT c.id, c.text, c.row::text, c.old::text, ({whole})::text, ({shown})::text
+FROM (
+    SELECT id, key AS text, key::jsonb AS key, row, old FROM {net}
+    WHERE tab = {tab} AND kind = {kind} AND k3 IS NOT NULL ORDER BY key LIMIT {most}
+) c LEFT JOIN {table} t ON {same_key} ORDER BY c.text
 
 -- What has become of these. A net change that was given another row keeps in k1 and k2 what it was.
 -- name: answered
@@ -39,7 +55,7 @@ WITH answer AS (
     SELECT * FROM unnest(%(keys)s::text[], %(resolutions)s::text[], %(kinds)s::text[], %(rows)s::jsonb[],
         %(slave_rows)s::jsonb[], %(errors)s::text[]) a(key, resolution, becomes, row, slave_row, error)
 ), marked AS (
-    UPDATE {net} n SET kind = a.becomes::"char", row = coalesce(a.row, n.row),
+    UPDATE {net} n SET kind = a.becomes::"char", row = coalesce(a.row, n.row), k3 = NULL,
         k1 = coalesce(n.k1, CASE WHEN a.row IS NOT NULL THEN n.kind::text END),
         k2 = coalesce(n.k2, CASE WHEN a.row IS NOT NULL THEN n.row::text END)
     FROM answer a WHERE n.tab = %(tab)s AND n.kind = %(kind)s AND n.key = a.key

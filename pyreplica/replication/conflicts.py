@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 
 from pyreplica.config import ReplicationConfig
 from pyreplica.config.policies import Policy
@@ -27,6 +28,7 @@ from pyreplica.slave.culprit import is_data_error
 from pyreplica.slave.fold import Net, fold
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, resolution
+from pyreplica.transform.module import Hooks
 
 ROWS = 1_000
 """So many rows the master logs again in a transaction."""
@@ -163,7 +165,11 @@ class _Retry:
         self._slave = slave
         self._connection = slave.connection
         self._tables: dict[int, TableStatements] = {}
-        self._hooks = hooks_of(config)
+
+    @cached_property
+    def _hooks(self) -> Hooks | None:
+        """The transform, as it is now; executed only where it is needed."""
+        return hooks_of(self._config)
 
     def row(self, row: WaitingRow) -> Outcome:
         """Apply the changes of a row, or say why they still cannot be applied."""
@@ -200,19 +206,18 @@ class _Retry:
 
     def _applied(self, row: WaitingRow, changes: Sequence[WaitingChange]) -> str:
         """Apply the changes of a row; gives what has become of them."""
-        through = self._hooks is not None and self._hooks.change is not None
-        if through and any(one.untransformed for one in changes):
-            return self._transformed(row, changes)
+        hooks = self._hooks if any(one.untransformed for one in changes) else None
+        if hooks is not None and hooks.change is not None:
+            return self._transformed(row, changes, hooks)
         statements = self._statements(changes[-1].generation)
         nets = fold((_as_logged(one.op), one.key, one.row, one.old) for one in changes)
         return self._net(nets[0], statements) if nets else "applied"
 
-    def _transformed(self, row: WaitingRow, changes: Sequence[WaitingChange]) -> str:
+    def _transformed(self, row: WaitingRow, changes: Sequence[WaitingChange], hooks: Hooks) -> str:
         """Apply what the transform makes of the changes of a row now; these may be of others."""
-        assert self._hooks is not None
         copies = self._slave.records.copies()
         ready = {relid for relid, copy in copies.items() if copy.state == "ready"}
-        transforming = Transforming(self._config, self._hooks, self._master, lambda: ready)
+        transforming = Transforming(self._config, hooks, self._master, lambda: ready)
         made: dict[tuple[int, str], list[Change]] = {}
         for one in changes:
             change = Change(

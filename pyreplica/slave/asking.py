@@ -36,7 +36,7 @@ APPLIED_AS = {"I": "e", "U": "u", "D": "-"}
 """Which kind a net change becomes when the master's word counts; e: an insert that replaces."""
 LONGEST_VALUE = 10_000
 """Characters of a value of the slave's row that are kept with a conflict."""
-ROWS = 1_000
+ROWS = 500
 """So many rows are in this process's memory at a time."""
 _POLICIES = {policy.value: policy for policy in (Policy.APPLY, Policy.SKIP)}
 
@@ -75,6 +75,10 @@ class Answer(NamedTuple):
                 return "I"
             return {"{}": "-"}.get(self.row or "", "e" if kind == "I" else "u")
         return APPLIED_AS[kind] if self.resolution == "applied" else "-"
+
+
+_Answered = tuple[Asked, Answer, str | None]
+"""The last is the slave's row as it is shown."""
 
 
 def ask(hooks: Hooks, statements: TableStatements, asked: Asked) -> Answer:
@@ -179,35 +183,55 @@ class Asking:
         for conflict in CONFLICTS_OF[kind]:
             if conflict not in self._asked:
                 continue
-            query = self._query(id_, statements, kind, conflict)
-            while rows := find(query):
-                answers = []
-                for change_id, key, row, old, here, shown in rows:
-                    asked = Asked(conflict, key, row, old, here)
-                    answer = ask(self._hooks, statements, asked)
-                    if answer.resolution is None and not self._waits:
-                        raise self._refused(statements, kind, asked, answer, change_id)
-                    answers.append((asked, answer, shown))
-                    settled = answer.resolution or "waiting"
-                    first = Met(conflict, str(statements.captured), settled, 0, key, answer.why)
-                    before = told.get((conflict, settled), first)
-                    told[conflict, settled] = before._replace(rows=before.rows + 1)
-                    present.add(answer.becomes(kind, asked))
-                self._note(batch, id_, statements, kind, conflict, answers)
+            mark, query = self._queries(id_, statements, kind, conflict)
+            # until there are none, of what others have made meanwhile either
+            while find(mark) != [(0,)]:
+                while rows := self._connection.query(query):
+                    answers = self._answers(statements, kind, conflict, rows)
+                    self._note(batch, id_, statements, kind, conflict, answers)
+                    for asked, answer, _ in answers:
+                        present.add(answer.becomes(kind, asked))
+                        settled = answer.resolution or "waiting"
+                        table = str(statements.captured)
+                        first = Met(conflict, table, settled, 0, asked.key, answer.why)
+                        before = told.get((conflict, settled), first)
+                        told[conflict, settled] = before._replace(rows=before.rows + 1)
         return list(told.values()), present
 
-    def _query(self, id_: int, statements: TableStatements, kind: str, conflict: str) -> Part:
+    def _answers(
+        self, statements: TableStatements, kind: str, conflict: str, rows: Sequence[Row]
+    ) -> list[_Answered]:
+        answers = []
+        # whoever has made a missing row since it was looked for comes later
         missing = conflict.endswith("_missing")
+        for change_id, key, row, old, whole, cut in rows:
+            here, shown = (None, None) if missing else (whole, cut)
+            asked = Asked(conflict, key, row, old, here)
+            answer = ask(self._hooks, statements, asked)
+            if answer.resolution is None and not self._waits:
+                raise self._refused(statements, kind, asked, answer, change_id)
+            answers.append((asked, answer, shown))
+        return answers
+
+    def _queries(
+        self, id_: int, statements: TableStatements, kind: str, conflict: str
+    ) -> tuple[Part, Part]:
+        """What locks and marks the conflicts, and what then gives some of them."""
         differs = statements.as_it_was(None) if conflict == "update_differs" else sql.SQL("false")
-        return sql.SQL(_SQL["ask_of_none" if missing else "ask_of_rows"]).format(
-            source=self._stage.net_rows(id_, kind),
-            table=statements.rows,
-            same_key=statements.same_key(),
-            as_it_was=differs,
-            whole=statements.slave_row(),
-            shown=statements.slave_row(LONGEST_VALUE),
-            most=sql.Literal(ROWS),
-        )
+        names: dict[str, Part] = {
+            **self._stage.names,
+            "source": self._stage.net_rows(id_, kind),
+            "table": statements.rows,
+            "same_key": statements.same_key(),
+            "as_it_was": differs,
+            "whole": statements.slave_row(),
+            "shown": statements.slave_row(LONGEST_VALUE),
+            "tab": sql.Literal(id_),
+            "kind": sql.Literal(kind),
+            "most": sql.Literal(ROWS),
+        }
+        mark = "ask_of_none" if conflict.endswith("_missing") else "ask_of_rows"
+        return sql.SQL(_SQL[mark]).format(**names), sql.SQL(_SQL["asked"]).format(**names)
 
     def _note(
         self,
@@ -216,7 +240,7 @@ class Asking:
         statements: TableStatements,
         kind: str,
         conflict: str,
-        answers: Sequence[tuple[Asked, Answer, str | None]],
+        answers: Sequence[_Answered],
     ) -> None:
         """Write down what has become of conflicts, and have the net changes be so."""
         captured = statements.captured

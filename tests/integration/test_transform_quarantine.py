@@ -139,6 +139,27 @@ def test_what_it_fails_on_waits_with_the_later_changes_of_the_row(
         assert not started.failing
 
 
+def test_what_cannot_be_applied_of_what_it_gives_waits_too(
+    databases: Databases, tmp_path: Path
+) -> None:
+    code = """
+        def change(change):
+            if change.key["id"] == 11:
+                return [change, Change("public.nothing", "insert", {"id": 1})]
+            return change
+        """
+    path = written(tmp_path, code)
+    made = copied(databases, TABLES, slave=TABLES, transform=str(path), on_error="quarantine")
+    with running(made) as started:
+        sql(databases.master, *RUDE[:2], "COMMIT")
+        wait(made, LIMIT)
+        assert rows(databases.slave, T) == [(12, 12, "kind")]
+        (one,) = listed(made, settled_too=False)
+        assert one.key == {"id": "11"}
+        assert "table public.nothing is not replicated" in (one.error or "")
+        assert not started.failing
+
+
 @pytest.mark.usefixtures("apply_path")
 def test_what_is_given_up_is_passed_over(databases: Databases, tmp_path: Path) -> None:
     with quarantining(databases, tmp_path) as (made, started):
