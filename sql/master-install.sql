@@ -163,6 +163,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/merge.sql
 \ir master/others.sql
 \ir master/filters.sql
+\ir master/python.sql
 \ir master/setup.sql
 \ir master/plpgsql.sql
 \ir master/unseen.sql

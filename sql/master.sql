@@ -266,11 +266,19 @@ SELECT pyreplica.set_merge(format('%%I.%%I', %(schema)s::text, %(table)s::text):
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
 
 -- name: filters
-SELECT relid::bigint, given, columns FROM pyreplica.replica_filter WHERE replication = %(replication)s
+SELECT relid::bigint, given, columns, on_error FROM pyreplica.replica_filter WHERE replication = %(replication)s
 
 -- name: set_filter
 SELECT pyreplica.set_filter(%(replication)s, format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass,
     %(where)s, %(columns)s)
+
+-- name: set_python_filter
+SELECT pyreplica.set_python_filter(%(replication)s, format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass,
+    %(python)s, %(on_error)s, %(columns)s)
+
+-- name: python_filters
+SELECT (SELECT language FROM pyreplica.replica_capture),
+    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), current_user::text
 
 -- name: drop_filters
 SELECT pyreplica.drop_filters(%(replication)s)

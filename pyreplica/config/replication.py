@@ -229,6 +229,7 @@ def replication(name: str, spot: Spot, defaults: Mapping[str, Any]) -> Replicati
     found = {**_DEFAULTS, **defaults, **settings(spot, _CHECKS, _REQUIRED)}
     _check_retries(spot, found)
     _check_map(spot, found)
+    _check_filters(spot, found)
     _check_both_ways(spot, found)
     _check_conflicts(spot, found)
     return ReplicationConfig(name, **found)
@@ -250,6 +251,17 @@ def _check_map(spot: Spot, found: Mapping[str, Any]) -> None:
             "`map:` and `ddl: replicate` do not go together",
             "DDL names the master's tables: alter the slave's by hand, and leave `ddl: ignore`",
         )
+
+
+def _check_filters(spot: Spot, found: Mapping[str, Any]) -> None:
+    for schema, table, wanted in found["filters"]:
+        if wanted.python is not None and found["capture"] == "plpgsql":
+            entries = spot.entries("")
+            entry = entries.get("capture") or entries.get("filters") or spot
+            entry.fail(
+                f"the filter of {schema}.{table} is in Python, which needs `capture: plpython3u`",
+                "write the condition in SQL, `where:`, or leave `capture` out",
+            )
 
 
 def _check_both_ways(spot: Spot, found: Mapping[str, Any]) -> None:

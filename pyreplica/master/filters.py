@@ -20,8 +20,13 @@ class Filters:
         """Those that are in force, by the oid of the table."""
         rows = self._connection.query(_SQL["filters"], {"replication": self._replication})
         return {
-            relid: TableFilter(where, None if columns is None else tuple(columns))
-            for relid, where, columns in rows
+            relid: TableFilter(
+                given if on_error is None else None,
+                None if columns is None else tuple(columns),
+                given if on_error is not None else None,
+                on_error or "stop",
+            )
+            for relid, given, columns, on_error in rows
         }
 
     def set(self, schema: str, table: str, wanted: TableFilter) -> str:
@@ -30,19 +35,38 @@ class Filters:
         What the slave has stays as it is: it has to be copied after that.
 
         Raises:
-            DatabaseError: PostgreSQL cannot use the condition, or there are no such columns.
+            DatabaseError: the condition cannot be used, or there are no such columns; or it is in
+                Python, and the role is no superuser.
         """
         (line,) = self._connection.one(
-            _SQL["set_filter"],
+            _SQL["set_filter" if wanted.python is None else "set_python_filter"],
             {
                 "replication": self._replication,
                 "schema": schema,
                 "table": table,
                 "where": wanted.where,
+                "python": wanted.python,
+                "on_error": wanted.on_error,
                 "columns": None if wanted.columns is None else list(wanted.columns),
             },
         )
         return str(line)
+
+    def python_problem(self) -> tuple[str, str] | None:
+        """Why this session cannot set a filter in Python, with the cure; None: it can."""
+        language, superuser, role = self._connection.one(_SQL["python_filters"])
+        if language != "plpython3u":
+            return (
+                "has a filter in Python, and the master captures tables in PL/pgSQL",
+                "Write the condition in SQL, `where:`; or have a superuser install with "
+                "`capture: plpython3u`.",
+            )
+        if not superuser:
+            return (
+                f"has a filter in Python that is not set yet, and role {role} is no superuser",
+                "Have a superuser run `pyreplica install`; or write it in SQL, `where:`.",
+            )
+        return None
 
     def drop(self) -> None:
         """Have nothing filtered for this replication any more."""

@@ -12,17 +12,28 @@ class TableFilter:
     Args:
         where: the condition for its rows, as SQL and in the user's words; None for all of them.
         columns: None for all of them.
+        python: the condition as Python, in the place of ``where``.
+        on_error: what becomes of a row for which that raises an exception, "stop" or "pass".
     """
 
     where: str | None = None
     columns: tuple[str, ...] | None = None
+    python: str | None = None
+    on_error: str = "stop"
 
     def same(self, other: TableFilter) -> bool:
         """Whether the slave gets the same by the other one."""
-        return self.where == other.where and _set(self.columns) == _set(other.columns)
+        return (self.where, self.python, self.on_error, _set(self.columns)) == (
+            other.where,
+            other.python,
+            other.on_error,
+            _set(other.columns),
+        )
 
     def __str__(self) -> str:
         parts = [f"where {self.where}"] if self.where is not None else []
+        if self.python is not None:
+            parts.append(f"in Python {self.python}; on_error {self.on_error}")
         if self.columns is not None:
             parts.append(f"columns {', '.join(self.columns)}")
         return "; ".join(parts) or "no filter"

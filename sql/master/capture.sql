@@ -112,8 +112,11 @@ except plpy.SPIError as error:
     if cached[2] is None or error.sqlstate[:2] not in ("22", "38", "42", "P0"):
         raise
     name = plpy.quote_ident(TD["table_schema"]) + "." + plpy.quote_ident(TD["table_name"])
+    why = str(error)
+    if why.startswith("plpy.Error: "):
+        why = why[len("plpy.Error: ") :]   # one in Python
     plpy.error(
-        "a filter of table %s.%s failed: %s" % (TD["table_schema"], TD["table_name"], error),
+        "a filter of table %s.%s failed: %s" % (TD["table_schema"], TD["table_name"], why),
         detail="Its filters are: " + cached[2],
         hint="A filter must have an answer for every row. Change the row; or take the filter away, "
         "after which the slave needs the table anew: SELECT pyreplica.set_filter('NAME', %s)."

@@ -47,7 +47,10 @@ $$;
 -- What of the captured tables is not as it was when they were set up, and whether follow_drift() can put it right.
 CREATE OR REPLACE FUNCTION pyreplica.drift() RETURNS TABLE (relid oid, name text, what text, curable boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT t.relid, format('%s.%s', t.schema_name, t.table_name), coalesce(w.what, r.reason), w.what IS NOT NULL
+    SELECT t.relid, format('%s.%s', t.schema_name, t.table_name),
+        coalesce(w.what || coalesce('; and '
+            || CASE WHEN now.shape IS NOT NULL THEN pyreplica.filter_misfit(t.relid) END, ''), r.reason),
+        w.what IS NOT NULL
     FROM pyreplica.replica_table t
     LEFT JOIN LATERAL (SELECT pyreplica.shape_of(t.relid) AS shape) now ON true
     LEFT JOIN LATERAL (

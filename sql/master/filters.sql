@@ -105,17 +105,6 @@ DECLARE
     wrong text;
 BEGIN
     PERFORM pyreplica.lock_captures();
-    IF (SELECT c.relkind NOT IN ('r', 'p') OR c.relispartition FROM pg_class c WHERE c.oid = rel) THEN
-        RAISE EXCEPTION '% cannot have a filter: it is %', "table",
-            CASE WHEN rel <> pyreplica.root_of(rel) THEN 'a partition' ELSE 'not a table' END
-            USING HINT = 'Set it for the table that it belongs to.';
-    END IF;
-    IF (predicate IS NOT NULL OR columns IS NOT NULL)
-        AND EXISTS (SELECT FROM pyreplica.replica_merge m WHERE m.relid = rel)
-    THEN
-        RAISE EXCEPTION '% cannot have a filter: it is merged with those of other nodes, which need all of it', "table"
-            USING HINT = 'Leave it out of `filters:`, or out of `merge:`.';
-    END IF;
     IF predicate IS NOT NULL THEN
         SELECT pg_get_expr(i.indpred, i.indrelid),
             (SELECT coalesce(jsonb_object_agg(a.attname, a.atttypid::bigint), '{}')
@@ -164,6 +153,32 @@ BEGIN
                     USING ERRCODE = SQLSTATE, HINT = 'It may name columns, but not the row as a whole.';
         END;
     END IF;
+    RETURN pyreplica.store_filter(replication, "table", given, condition_, uses_, NULL, columns);
+END
+$$;
+
+-- Writes a filter down, or that there is none, and has the table captured accordingly. It believes what it is told of
+-- the condition, so nobody but these functions may call it.
+CREATE OR REPLACE FUNCTION pyreplica.store_filter(
+    replication text, "table" regclass, given text, condition text, uses jsonb, on_error text, columns text[]
+) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel constant oid := "table"::oid;
+    wrong text;
+BEGIN
+    PERFORM pyreplica.lock_captures();
+    IF (SELECT c.relkind NOT IN ('r', 'p') OR c.relispartition FROM pg_class c WHERE c.oid = rel) THEN
+        RAISE EXCEPTION '% cannot have a filter: it is %', "table",
+            CASE WHEN rel <> pyreplica.root_of(rel) THEN 'a partition' ELSE 'not a table' END
+            USING HINT = 'Set it for the table that it belongs to.';
+    END IF;
+    IF (given IS NOT NULL OR columns IS NOT NULL)
+        AND EXISTS (SELECT FROM pyreplica.replica_merge m WHERE m.relid = rel)
+    THEN
+        RAISE EXCEPTION '% cannot have a filter: it is merged with those of other nodes, which need all of it', "table"
+            USING HINT = 'Leave it out of `filters:`, or out of `merge:`.';
+    END IF;
     SELECT format('there is no column %I', c) INTO wrong FROM unnest(columns) c
     WHERE NOT EXISTS (SELECT FROM pg_attribute a
         WHERE a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped) LIMIT 1;
@@ -177,22 +192,24 @@ BEGIN
             USING HINT = 'Look at `columns:` of its filter in the configuration.';
     END IF;
     IF given IS NULL AND columns IS NULL THEN
-        DELETE FROM pyreplica.replica_filter f WHERE f.replication = keep_filter.replication AND f.relid = rel;
+        DELETE FROM pyreplica.replica_filter f WHERE f.replication = store_filter.replication AND f.relid = rel;
     ELSE
-        INSERT INTO pyreplica.replica_filter AS f (replication, relid, bit, given, condition, columns, uses)
-        VALUES (keep_filter.replication, rel, pyreplica.bit_for(replication), keep_filter.given, condition_,
-            keep_filter.columns,
-            coalesce((SELECT jsonb_object_agg(c, NULL) FROM unnest(keep_filter.columns) c), '{}')
-                || coalesce(uses_, '{}'))
+        INSERT INTO pyreplica.replica_filter AS f (replication, relid, bit, given, condition, on_error, columns, uses)
+        VALUES (store_filter.replication, rel, pyreplica.bit_for(replication), store_filter.given,
+            store_filter.condition, store_filter.on_error, store_filter.columns,
+            coalesce((SELECT jsonb_object_agg(c, NULL) FROM unnest(store_filter.columns) c), '{}')
+                || coalesce(store_filter.uses, '{}'))
         ON CONFLICT ON CONSTRAINT replica_filter_pkey DO UPDATE
-            SET given = excluded.given, condition = excluded.condition, columns = excluded.columns,
-                uses = excluded.uses;
+            SET given = excluded.given, condition = excluded.condition, on_error = excluded.on_error,
+                columns = excluded.columns, uses = excluded.uses;
     END IF;
     IF EXISTS (SELECT FROM pyreplica.replica_table t WHERE t.relid = rel AND t.active) THEN
         PERFORM pyreplica.refresh(ARRAY[rel]);
     END IF;
+    PERFORM pyreplica.drop_unused_filters();
     RETURN format('%s: %s', "table", CASE WHEN given IS NULL AND columns IS NULL THEN 'its filter was taken away'
-        ELSE 'filtered: ' || concat_ws('; ', 'where ' || given, 'columns ' || array_to_string(columns, ', ')) END);
+        ELSE 'filtered: ' || concat_ws('; ', CASE WHEN on_error IS NULL THEN 'where ' ELSE 'in Python ' END || given,
+            'columns ' || array_to_string(columns, ', ')) END);
 END
 $$;
 
@@ -210,6 +227,7 @@ BEGIN
     IF filtered IS NOT NULL THEN
         PERFORM pyreplica.refresh(filtered);
     END IF;
+    PERFORM pyreplica.drop_unused_filters();
 END
 $$;
 

@@ -212,6 +212,7 @@ CREATE OR REPLACE FUNCTION pyreplica.set_capture(language text, renew boolean DE
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     known constant text := (SELECT c.language FROM pyreplica.replica_capture c);
+    filtered record;
 BEGIN
     IF language IS NULL OR language NOT IN ('plpython3u', 'plpgsql') THEN
         RAISE EXCEPTION 'tables cannot be captured in %', coalesce(quote_literal(language), 'NULL')
@@ -223,6 +224,14 @@ BEGIN
                 'PGOPTIONS=''-c pyreplica.capture=plpython3u''.';
     END IF;
     PERFORM pyreplica.lock_captures();
+    SELECT f.replication, f.relid::regclass AS name INTO filtered FROM pyreplica.replica_filter f
+    WHERE f.on_error IS NOT NULL AND language <> 'plpython3u' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'tables cannot be captured in %: the filter of % for replication % is in Python, which needs '
+            'plpython3u', language, filtered.name, filtered.replication
+            USING HINT = 'Have it in SQL, `where:`, which takes a new copy of the table: see docs/filters.md. Of a '
+                'replication that is given up: SELECT pyreplica.drop_filters(''NAME'').';
+    END IF;
     UPDATE pyreplica.replica_capture c SET language = set_capture.language WHERE c.language <> set_capture.language;
     RETURN format('capture: %s%s', language,
         CASE WHEN renew THEN format(', the triggers of %s tables were made anew', pyreplica.refresh())

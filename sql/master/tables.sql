@@ -185,7 +185,9 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_filter (
     relid oid NOT NULL,
     bit smallint NOT NULL CHECK (bit BETWEEN 1 AND 62),   -- as in replica_slave, which may not know the slave yet
     given text,                          -- the condition in the words of who has set it; null: all rows
-    condition text,                      -- as PostgreSQL has understood it
+    condition text,                      -- as PostgreSQL has understood it; of one in Python the call of its function
+    -- of a condition in Python, what becomes of a row for which it raises; null: the condition is SQL
+    on_error text CHECK (on_error IN ('stop', 'pass')),
     columns text[],                      -- null: all columns
     uses jsonb NOT NULL,                 -- the columns that both name: the oid of the type, null where any will do
     PRIMARY KEY (replication, relid)

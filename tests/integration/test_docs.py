@@ -233,11 +233,14 @@ def messages_of_python(source: str) -> Iterator[str]:
 
 def messages_of_sql(source: str) -> Iterator[str]:
     """The texts of a script, with a mark where a value goes."""
-    source, *inside = re.split(r"\$body\$(.*?)\$body\$", source, flags=re.DOTALL)
+    source, *inside = re.split(
+        r"\$(?:body|python)\$(.*?)\$(?:body|python)\$", source, flags=re.DOTALL
+    )
     for number, part in enumerate(inside):
         if number % 2 == 0:
-            # plpython3u has a function around it
-            yield from messages_of_python(f"if True:\n{textwrap.indent(part, ' ')}")
+            # plpython3u has a function around it; what format() fills in has no message
+            filled = re.sub(r"%\d\$s", "None", part).replace("%%", "%")
+            yield from messages_of_python(f"if True:\n{textwrap.indent(filled, ' ')}")
         else:
             source += part
     joined = re.sub(r"'\n\s*'", "", re.sub(r"--.*", "", source))

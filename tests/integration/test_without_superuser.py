@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from pyreplica import sqlfiles
 from pyreplica.config import ReplicationConfig
 from pyreplica.database import Connection, errorcodes
 from pyreplica.errors import DatabaseError, PyReplicaError
+from pyreplica.master import Master
+from pyreplica.replication import filters
+from pyreplica.replication.check import check
+from pyreplica.replication.repair import repair
 from pyreplica.replication.setup import install
+from pyreplica.replication.wait import wait
 from tests.conftest import Databases
 from tests.integration.cli_support import rows
 from tests.support import (
@@ -549,3 +555,181 @@ def test_functions_of_others_do_not_get_the_installers_rights(owner: Owner) -> N
     assert f"of role {other}, which would get the rights" in said["public.parts"].text
     sql(owner.master, "DROP INDEX public.parts_f_idx")
     _drop(owner.databases, other)
+
+
+# Filters
+
+
+CUSTOMER = """
+CREATE TABLE public.customer (id integer PRIMARY KEY, name text, region text, secret text);
+"""
+FILTERS = {
+    "public.customer": {"where": "region = 'eu'", "columns": ["id", "name", "region"]},
+    "public.item": {"where": "price > 1.5"},
+    "public.parts": {"where": "id % 2 = 0"},
+}
+
+
+def filtered_rows(owner: Owner) -> None:
+    """The slave has just the rows and columns that the filters let through."""
+    for table, columns, where in (
+        ("customer", "id, name, region", "region = 'eu'"),
+        ("item", "*", "price > 1.5"),
+        ("parts", "*", "id % 2 = 0"),
+    ):
+        wanted = rows(
+            owner.master, f"SELECT {columns} FROM public.{table} WHERE {where} ORDER BY 1"
+        )
+        assert rows(owner.slave, f"SELECT {columns} FROM public.{table} ORDER BY 1") == wanted, (
+            table
+        )
+    assert value(owner.slave, "SELECT count(secret) FROM public.customer") == 0
+
+
+@pytest.fixture
+def made_with_filters(owner: Owner) -> ReplicationConfig:
+    """A replication with filters that the role has set and copied; it looks at the tables often."""
+    customers = "INSERT INTO public.customer VALUES (1, 'a', 'eu', 's'), (2, 'b', 'us', 's')"
+    sql(owner.master, CUSTOMER, customers)
+    sql(owner.slave, CUSTOMER)
+    replication = owner.config(keepalive="1s", filters=FILTERS)
+    said = [line.text for line in install(replication) if ": filtered: where" in line.text]
+    assert len(said) == len(FILTERS)
+    copy(replication)
+    filtered_rows(owner)
+    return replication
+
+
+def test_filters_are_set_and_lived_with(owner: Owner, made_with_filters: ReplicationConfig) -> None:
+    made = made_with_filters
+    assert [one.text for one in check(made) if one.level == "problem"] == []
+    writer = new_role(owner.databases, "writer")
+    for table in ("customer", "item", "parts"):
+        sql(owner.master, f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.{table} TO {writer}")
+    as_writer = owner.databases.master_cluster.dsn(owner.databases.name, user=writer)
+    with running(made) as daemon:
+        for statement in (
+            "INSERT INTO public.customer VALUES (3, 'c', 'eu', 'hidden'), (4, 'd', 'us', 'hidden')",
+            "UPDATE public.customer SET region = CASE region WHEN 'eu' THEN 'us' ELSE 'eu' END",
+            "UPDATE public.customer SET secret = 'hidden too'",
+            "UPDATE public.customer SET id = id + 10, name = 'moved'",
+            "UPDATE public.item SET price = price / 2",
+            "UPDATE public.parts SET id = id + 1",
+            "UPDATE public.parts SET v = 'updated'",
+            "DELETE FROM public.parts WHERE id % 3 = 0",
+            "INSERT INTO public.item "
+            "SELECT i, 'bulk', now(), i % 5 FROM generate_series(100, 4000) i",
+            "DELETE FROM public.customer WHERE region = 'eu'",
+        ):
+            sql(as_writer, statement)
+            wait(made, 30)
+            filtered_rows(owner)
+        sql(owner.master, "TRUNCATE public.parts_1")
+        assert_same(made)
+        filtered_rows(owner)
+        # the slave has one too few and one that is not for it
+        extra = "INSERT INTO public.item (id, price) VALUES (5000, 9)"
+        sql(owner.slave, "DELETE FROM public.item WHERE id = 104", extra)
+        (found,) = [one for one in repair(made, apply=True) if one.table == "public.item"]
+        assert (found.state, found.insert, found.delete) == ("repaired", 1, 1)
+        assert_same(made)
+        filtered_rows(owner)
+        assert daemon.error is None
+    assert value(owner.slave, "SELECT count(*) FROM pyreplica.replica_conflict") == 0
+    _drop(owner.databases, writer)
+
+
+def test_ddl_that_nobody_sees_leaves_filtered_tables_right(
+    owner: Owner, made_with_filters: ReplicationConfig
+) -> None:
+    made = made_with_filters
+    with running(made) as daemon:
+        daemon.until_asleep()
+        # a column more, another type, rows without triggers, partitions that come and go
+        for dsn in (owner.slave, owner.master):
+            sql(dsn, "ALTER TABLE public.item ADD COLUMN added integer DEFAULT 7")
+        sql(owner.master, "UPDATE public.item SET added = id, price = price + 0.3")
+        brought_in_line(daemon, "public.item")
+        assert_same(made)
+        sql(
+            owner.master,
+            "ALTER TABLE public.customer DISABLE TRIGGER ALL; "
+            "UPDATE public.customer SET region = CASE region WHEN 'eu' THEN 'us' ELSE 'eu' END",
+        )
+        brought_in_line(daemon, "public.customer")
+        assert_same(made)
+        filtered_rows_of_customer = "SELECT id, name, region FROM public.customer"
+        assert rows(owner.slave, filtered_rows_of_customer) == [(2, "b", "eu")]
+        sql(
+            owner.master,
+            "DROP TABLE public.parts_0",
+            "CREATE TABLE public.parts_2 PARTITION OF public.parts FOR VALUES FROM (200) TO (300)",
+            "INSERT INTO public.parts_2 SELECT i, 'new' FROM generate_series(200, 220) i",
+        )
+        sql(
+            owner.slave,
+            "CREATE TABLE public.parts_2 PARTITION OF public.parts FOR VALUES FROM (200) TO (300)",
+        )
+        brought_in_line(daemon, "public.parts")
+        assert_same(made)
+        filtered_rows(owner)
+
+
+@pytest.mark.parametrize(
+    ("ddl", "back", "fails"),
+    [
+        ("DROP COLUMN region", "ADD COLUMN region text DEFAULT 'eu'", True),
+        ("RENAME COLUMN region TO area", "RENAME COLUMN area TO region", True),
+        ("ALTER COLUMN region TYPE integer USING 1", None, True),
+        # with these there is still an answer
+        ("ALTER COLUMN region TYPE varchar", "ALTER COLUMN region TYPE text", False),
+        ("DROP COLUMN name", "ADD COLUMN name text", False),
+    ],
+)
+def test_ddl_on_what_a_filter_names_is_told_and_fails_writers_where_it_has_no_answer(
+    owner: Owner, made_with_filters: ReplicationConfig, ddl: str, back: str | None, fails: bool
+) -> None:
+    """No event trigger refuses the DDL, so it is noticed when it is done."""
+    made = made_with_filters
+    write = "UPDATE public.customer SET secret = 'x', id = id + 20"
+    sql(owner.master, f"ALTER TABLE public.customer {ddl}")
+    with running(made) as daemon:
+        daemon.until_said("the filter of replication shop names its column")
+        if fails:
+            with pytest.raises(DatabaseError):
+                sql(owner.master, write)
+        else:
+            sql(owner.master, write)
+        problems = [one.text for one in check(made) if one.level == "problem"]
+        assert any("the filter of replication shop names its column" in one for one in problems)
+        if back is None:
+            return
+        sql(owner.master, f"ALTER TABLE public.customer {back}", "SELECT pyreplica.refresh()")
+        sql(owner.master, write)
+        assert_same(made)
+        filtered_rows(owner)
+
+
+def test_setting_a_filter_takes_a_temporary_table_and_no_superuser(owner: Owner) -> None:
+    sql(owner.superuser, f"REVOKE TEMPORARY ON DATABASE {owner.databases.name} FROM PUBLIC")
+    sql(owner.master, CUSTOMER)
+    sql(owner.slave, CUSTOMER)
+    made = owner.config(filters={"public.customer": FILTERS["public.customer"]})
+    (line,) = [line for line in install(made) if line.refused]
+    assert "permission denied to create temporary tables" in line.text
+    assert "GRANT TEMPORARY ON DATABASE" in line.text
+    sql(owner.superuser, f"GRANT TEMPORARY ON DATABASE {owner.databases.name} TO {owner.role}")
+    install(made)
+    copy(made)
+    python = owner.config(
+        capture="as-installed", filters={"public.item": {"python": 'new["price"] is None'}}
+    )
+    with pytest.raises(PyReplicaError, match=r"is in Python, and role .* is no superuser"):
+        set_filter(python, "public.item")
+
+
+def set_filter(made: ReplicationConfig, table: str) -> None:
+    """As `pyreplica install` does it."""
+    schema, _, name = table.partition(".")
+    with closing(Master(made)) as master:
+        filters.set_filter(made, master, schema, name)

@@ -979,7 +979,7 @@ def test_filters_that_say_nothing_are_refused() -> None:
         ("[public.customer]", "expected a mapping of schema.table"),
         ("{customer: {where: x}}", "expected the name of a table, schema.table"),
         ("{'public.\"A\"': {where: x}}", "names are written without quotes"),
-        ("{public.a: {}}", "expected where, columns or both"),
+        ("{public.a: {}}", "expected where or python, columns or both"),
         ("{public.a: {were: x}}", "unknown key"),
         ("{public.a: {where: ' '}}", "expected a condition in SQL"),
         ("{public.a: {where: true}}", "expected a condition in SQL"),
@@ -988,6 +988,35 @@ def test_filters_that_say_nothing_are_refused() -> None:
         ("{public.a: {columns: [id, id]}}", "expected the name of another column"),
     ):
         assert said in refusal(with_settings(f"filters: {written}")).what
+
+
+def test_a_filter_may_be_in_python() -> None:
+    written = "filters: {public.a: {python: '  new[\"id\"] > ${LEAST}', on_error: pass}, "
+    made = shop(
+        written + 'public.b: {python: "\\n  import re\\n  return True\\n", columns: [id]}}',
+        environ={"LEAST": "7"},
+    )
+    first = made.filter_of("public", "a")
+    assert (first.python, first.on_error, first.where) == ('new["id"] > 7', "pass", None)
+    assert str(first) == 'in Python new["id"] > 7; on_error pass'
+    second = made.filter_of("public", "b")
+    assert second == TableFilter(None, ("id",), "import re\nreturn True", "stop")
+    assert not first.same(TableFilter(python='new["id"] > 7'))
+    assert not first.same(TableFilter('new["id"] > 7'))
+
+
+def test_filters_in_python_that_cannot_be_are_refused() -> None:
+    for written, said in (
+        ("{public.a: {python: x, where: x}}", "a table has one condition: where, or python"),
+        ("{public.a: {where: x, on_error: stop}}", "on_error is for a condition in Python"),
+        ("{public.a: {on_error: stop}}", "on_error is for a condition in Python"),
+        ("{public.a: {python: x, on_error: ignore}}", "expected stop or pass"),
+        ("{public.a: {python: ' '}}", "expected a condition in Python"),
+        ("{public.a: {python: true}}", "expected a condition in Python"),
+    ):
+        assert said in refusal(with_settings(f"filters: {written}")).what
+    refused = refusal(with_settings("capture: plpgsql", "filters: {public.a: {python: x}}"))
+    assert "the filter of public.a is in Python, which needs `capture: plpython3u`" in refused.what
 
 
 def test_filters_are_the_same_whatever_order_their_columns_have() -> None:

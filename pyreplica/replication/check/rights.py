@@ -21,7 +21,7 @@ CALLED_ON_MASTER = (
     *("restate", "rotate_log", "set_doorbell", "tick", "rings", "sequences", "sequence_values"),
     *("log_kept", "at_work", "waits_since", "log_bytes_after", "candidates", "refusal"),
     *("add_table", "remove_table", "set_capture", "code_of_others"),
-    *("log_of", "bit_for", "set_filter", "keep_filter", "drop_filters"),
+    *("log_of", "bit_for", "set_filter", "keep_filter", "set_python_filter", "drop_filters"),
     *("installer", "sees_ddl", "drift", "follow_drift", "catalog_mark"),
     *("set_forwarding", "forwards", "received", "skipped", "set_merge"),
 )

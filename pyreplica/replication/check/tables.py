@@ -8,7 +8,7 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.database.masks import Masks
 from pyreplica.errors import PyReplicaError, Refused
 from pyreplica.master import Master
-from pyreplica.model import CapturedTable
+from pyreplica.model import CapturedTable, TableFilter
 from pyreplica.replication.check.finding import Finding
 from pyreplica.replication.check.rights import installed
 from pyreplica.replication.filters import as_configured, changed
@@ -97,6 +97,10 @@ def tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[
             problem = changed(config, as_captured, filters.get(table.relid))
             if problem is not None:
                 yield Finding("problem", name, problem[0], problem[1])
+        elif is_installed:
+            problem = _unset_filter(config, master, as_captured, filters.get(table.relid))
+            if problem is not None:
+                yield Finding("problem", name, problem[0], problem[1])
         as_captured = as_configured(config, as_captured)
         if not table.readable:
             yield Finding(
@@ -141,6 +145,16 @@ def tables(config: ReplicationConfig, master: Master, slave: Slave) -> Iterator[
                 else problem_before or "was not copied to the end; its changes are passed over",
                 f"Run `pyreplica add-table {config.name} {name}`.",
             )
+
+
+def _unset_filter(
+    config: ReplicationConfig, master: Master, table: CapturedTable, recorded: TableFilter | None
+) -> tuple[str, str] | None:
+    """Why the filter of a table that is not copied yet cannot be set, with the cure."""
+    wanted = config.filter_of(table.schema, table.name)
+    if wanted.python is None or wanted.same(recorded or TableFilter()):
+        return None
+    return master.filters.python_problem()
 
 
 def _masks(master: Master, table: CapturedTable) -> Masks | None:

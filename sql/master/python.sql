@@ -1,0 +1,268 @@
+-- Filters with a condition in Python. A part of master-install.sql.
+
+-- A condition in Python becomes a function of its own, which is called with the columns that it names. To everything
+-- else it is a condition in SQL then: to the capture, and to what copies and compares. Only a superuser can make such
+-- a function, whose code PostgreSQL runs with the rights of the server's account.
+
+-- What both functions below begin with: the condition, which is an expression or the lines of a function, becomes the
+-- syntax tree of a function. So its lines keep their numbers, and nothing in it is changed.
+CREATE OR REPLACE FUNCTION pyreplica.python_reader() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT $python$
+import ast
+
+
+def read(source):
+    module = ast.parse("def passes(new):\n    pass")
+    try:
+        body = [ast.Return(ast.parse("(" + source + "\n)", "<filter>", "eval").body)]
+    except SyntaxError:
+        body = ast.parse(source, "<filter>").body
+    module.body[0].body = body
+    return ast.fix_missing_locations(module)
+$python$
+$$;
+
+-- Reads a condition: the same without what it is indented by as a whole, and the columns that it names; or what is
+-- wrong with it. As it has the rights of who has installed this, it is granted to nobody: reading code takes memory.
+DO $do$
+DECLARE
+    body constant text := pyreplica.python_reader() || $python$
+
+import builtins
+import textwrap
+
+
+
+def wrong(problem):
+    return {"given": None, "columns": None, "problem": problem}
+
+
+given = textwrap.dedent(source).strip()
+if not given:
+    return wrong("it is empty")
+try:
+    module = read(given)
+    compile(module, "<filter>", "exec")
+except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    line = getattr(error, "lineno", None)
+    said = getattr(error, "msg", None) or str(error) or type(error).__name__
+    return wrong(said + (" (line %d)" % line if line else ""))
+
+# A column may be named in one way only. So it is known which ones the condition needs: nobody can take them away.
+columns, plain = {}, set()
+for node in ast.walk(module):
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "new":
+        index = node.slice
+        if type(index).__name__ == "Index":   # before Python 3.9
+            index = index.value
+        name = getattr(index, "value", getattr(index, "s", None)) if type(index).__name__ in ("Constant", "Str") else None
+        if isinstance(name, str) and isinstance(node.ctx, ast.Load):
+            columns[name] = True
+            plain.add(node.value)
+
+bound = {"new"}
+for node in ast.walk(module):
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        bound.add(node.id)
+    for attribute in ("name", "asname", "arg", "rest"):
+        name = getattr(node, attribute, None)
+        if isinstance(name, str):
+            bound.add(name.partition(".")[0])
+for node in ast.walk(module):
+    if not isinstance(node, ast.Name):
+        continue
+    at = " (line %d)" % node.lineno
+    if node.id == "new" and node not in plain:
+        return wrong("it may use `new` only as new[\"column\"], with the name written out" + at)
+    if node.id in ("old", "event") and node.id not in bound:
+        return wrong(
+            "it uses `%s`, which it is not given: whether a slave has a row must follow from the row alone, `new`, "
+            "or the slave could not be copied and compared" % node.id + at
+        )
+    if node.id not in bound and not hasattr(builtins, node.id):
+        return wrong("it uses the name %s, which means nothing; a column is new[\"column\"]" % node.id + at)
+
+# of the function itself, not of those inside of it
+answers, inner = False, list(module.body[0].body)
+while inner:
+    node = inner.pop()
+    if isinstance(node, (ast.Yield, ast.YieldFrom)):
+        return wrong("it must return its answer and not yield it (line %d)" % node.lineno)
+    answers = answers or isinstance(node, ast.Return) and node.value is not None
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+        inner.extend(ast.iter_child_nodes(node))
+if not answers:
+    return wrong("it never returns anything: it is neither an expression nor lines with `return`")
+return {"given": given, "columns": list(columns), "problem": None}
+$python$;
+BEGIN
+    IF to_regprocedure('pyreplica.capture()') IS NULL
+        OR NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+    THEN
+        RETURN;   -- there are no such filters
+    END IF;
+    EXECUTE format('CREATE OR REPLACE FUNCTION pyreplica.read_python(source text, OUT given text, OUT columns text[], '
+        'OUT problem text) LANGUAGE plpython3u SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L', body);
+END
+$do$;
+
+-- The body of the function that a condition becomes. It is compiled when a session calls it first. No settings and no
+-- statement of SQL: it is called for each row, twice for one that is updated.
+CREATE OR REPLACE FUNCTION pyreplica.python_filter_body(
+    replication text, rel oid, given text, on_error text, columns text[]
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- a string in JSON is one in Python
+    SELECT format($python$
+passes = SD.get("passes")
+if passes is None:
+    %6$s
+    space = {"__name__": "filter"}
+    exec(compile(read(%5$s), "<filter>", "exec"), space)
+    passes = SD["passes"] = space["passes"]
+try:
+    return bool(passes({%1$s}))
+except plpy.Error:
+    raise   # of the server's: a statement that was cancelled must not go on
+except Exception as error:
+    line, step = 1, error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == "<filter>":
+            line = step.tb_lineno
+        step = step.tb_next
+    found = plpy.execute(
+        "SELECT pg_catalog.statement_timestamp()::pg_catalog.text AS now, (SELECT pg_catalog.format('%%I.%%I', "
+        "n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
+        "ON n.oid OPERATOR(pg_catalog.=) c.relnamespace WHERE c.oid OPERATOR(pg_catalog.=) %2$s) AS name"
+    )[0]
+    said = "the Python filter of table %%s for replication %%s raised %%s: %%s (line %%d)" %% (
+        found["name"], %3$s, type(error).__name__, error, line)
+    if %4$s == "stop":
+        plpy.error(
+            said,
+            detail="The filter is: " + %5$s,
+            hint="It must have an answer for every row, also where a column is NULL, which is None.",
+            sqlstate="38000",
+        )
+    if SD.get("told") != found["now"]:
+        SD["told"] = found["now"]
+        plpy.warning(
+            said,
+            hint="The row goes to the slave, and so does every other row of this statement for which it raises.",
+        )
+    return True
+$python$,
+        (SELECT string_agg(format('%s: a%s', to_json(c), n), ', ' ORDER BY n)
+            FROM unnest(columns) WITH ORDINALITY u(c, n)),
+        rel, to_json(replication), to_json(on_error), to_json(given),
+        replace(pyreplica.python_reader(), E'\n', E'\n    '))
+$$;
+
+CREATE OR REPLACE FUNCTION pyreplica.python_filter_name(rel oid, bit_ smallint) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('python_filter_%s_%s', rel, bit_)
+$$;
+
+-- Drops the functions of conditions that are not there any more.
+CREATE OR REPLACE FUNCTION pyreplica.drop_unused_filters() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unused text;
+BEGIN
+    PERFORM pyreplica.begin_refreshing();   -- follow_ddl() is not to follow this
+    FOR unused IN
+        SELECT p.oid::regprocedure FROM pg_proc p
+        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname ~ '^python_filter_\d+_\d+$'
+            AND NOT EXISTS (SELECT FROM pyreplica.replica_filter f
+                WHERE f.on_error IS NOT NULL AND p.proname = pyreplica.python_filter_name(f.relid, f.bit))
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', unused);
+    END LOOP;
+    PERFORM pyreplica.end_refreshing();
+END
+$$;
+
+-- Sets which rows of a table a slave gets by a condition in Python over one row, `new`; and which columns. `on_error`:
+-- what becomes of a statement for a row of which the condition raises an exception; 'stop': it fails; 'pass': the row
+-- counts as one that the slave gets. As with set_filter() what the slave has already stays as it is.
+CREATE OR REPLACE FUNCTION pyreplica.set_python_filter(
+    replication text, "table" regclass, condition text, on_error text DEFAULT 'stop', columns text[] DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel constant oid := "table"::oid;
+    source record;
+    name text;
+    parameters text;
+    arguments text;
+    uses_ jsonb;
+    known text;
+    grantee_ text;
+BEGIN
+    IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        RAISE EXCEPTION 'the filter of % for replication % cannot be set: it is in Python, and role % is no superuser',
+            "table", replication, current_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its code runs as the server itself. Have a superuser run '
+                '`pyreplica install`, or pyreplica.set_python_filter(); or write the condition in SQL, `where:`.';
+    END IF;
+    IF on_error IS NULL OR on_error NOT IN ('stop', 'pass') THEN
+        RAISE EXCEPTION 'on_error cannot be %', coalesce(quote_literal(on_error), 'NULL')
+            USING HINT = 'It is ''stop'' or ''pass''.';
+    END IF;
+    PERFORM pyreplica.lock_captures();
+    IF (SELECT c.language FROM pyreplica.replica_capture c) <> 'plpython3u' THEN
+        RAISE EXCEPTION 'the filter of % for replication % cannot be set: it is in Python, and tables are captured in '
+            'PL/pgSQL here', "table", replication
+            USING ERRCODE = 'feature_not_supported', HINT = 'It needs plpython3u: `capture: plpython3u`, which a superuser '
+                'installs. Or write the condition in SQL, `where:`.';
+    END IF;
+    SELECT * INTO source FROM pyreplica.read_python(coalesce(condition, ''));
+    IF source.problem IS NULL THEN
+        SELECT 'there is no column ' || quote_ident(c) INTO source.problem FROM unnest(source.columns) c
+        WHERE NOT EXISTS (SELECT FROM pg_attribute a
+            WHERE a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped) LIMIT 1;
+    END IF;
+    IF source.problem IS NULL AND cardinality(source.columns) > 100 THEN
+        source.problem := format('it names %s columns, and 100 are the most', cardinality(source.columns));
+    END IF;
+    IF source.problem IS NOT NULL THEN
+        RAISE EXCEPTION 'the filter of % for replication % cannot be used: %', "table", replication, source.problem
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is an expression in Python such as '
+                'new["region"] == "eu", or lines with `return`. See docs/filters.md.';
+    END IF;
+    -- What comes with PostgreSQL goes to Python as PL/Python hands it over, anything else as its text. So the function
+    -- depends on no type that somebody may want to drop.
+    SELECT string_agg(format('a%s %s', n, CASE WHEN plain THEN format_type(base, -1) ELSE 'text' END), ', ' ORDER BY n),
+        string_agg(format(CASE WHEN plain THEN pyreplica.as_base(typ) ELSE pyreplica.printed(typ) END,
+            quote_ident(attname)), ', ' ORDER BY n),
+        coalesce(jsonb_object_agg(attname, typ::bigint), '{}')
+    INTO parameters, arguments, uses_
+    FROM (
+        SELECT u.n, a.attname, a.atttypid AS typ, t.oid AS base, t.oid < 16384 AND t.typtype <> 'c' AS plain
+        FROM unnest(source.columns) WITH ORDINALITY u(c, n)
+        JOIN pg_attribute a ON a.attrelid = rel AND a.attname = u.c AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type t ON t.oid = pyreplica.base_of(a.atttypid)
+    ) k;
+    name := pyreplica.python_filter_name(rel, pyreplica.bit_for(replication));
+    PERFORM pyreplica.begin_refreshing();   -- this DDL is nobody else's
+    FOR known IN
+        SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname = name
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', known);
+    END LOOP;
+    EXECUTE format('CREATE FUNCTION pyreplica.%I(%s) RETURNS boolean LANGUAGE plpython3u STABLE AS %L',
+        name, parameters, pyreplica.python_filter_body(replication, rel, source.given, on_error, source.columns));
+    EXECUTE format('REVOKE ALL ON FUNCTION pyreplica.%I FROM PUBLIC', name);
+    -- the daemons' roles call it when they copy and compare
+    FOR grantee_ IN
+        SELECT DISTINCT a.grantee::regrole FROM pg_proc p, aclexplode(p.proacl) a
+        WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname = 'keep_filter' AND a.grantee NOT IN (0, p.proowner)
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pyreplica.%I TO %s', name, grantee_);
+    END LOOP;
+    PERFORM pyreplica.end_refreshing();
+    RETURN pyreplica.store_filter(replication, "table", source.given, format('pyreplica.%I(%s)', name, arguments), uses_,
+        on_error, columns);
+END
+$$;
