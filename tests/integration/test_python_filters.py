@@ -554,6 +554,30 @@ def test_a_table_and_its_types_can_be_dropped_in_spite_of_its_filter(databases: 
     )
 
 
+def test_what_cannot_have_a_filter_is_refused_and_nothing_is_left(databases: Databases) -> None:
+    sql(
+        databases.master,
+        CUSTOMER,
+        "CREATE TABLE public.parts (id integer PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE public.part PARTITION OF public.parts DEFAULT",
+        "CREATE VIEW public.shown AS SELECT id FROM public.customer",
+    )
+    install(config(databases))
+    for table, words in (("part", "it is a partition"), ("shown", "it is not a table")):
+        with pytest.raises(DatabaseError, match=f"cannot have a filter: {words}"):
+            sql(
+                databases.master,
+                f"SELECT pyreplica.set_python_filter('shop', 'public.{table}', 'new[\"id\"] > 1')",
+            )
+    with pytest.raises(DatabaseError, match="there is no column price"):
+        sql(
+            databases.master,
+            "SELECT pyreplica.set_python_filter('shop', 'public.customer', 'True', "
+            "columns => '{id,price}')",
+        )
+    assert functions(databases) == 0
+
+
 # Setting and changing it
 
 
