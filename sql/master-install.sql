@@ -160,6 +160,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/rights.sql
 \ir master/statements.sql
 \ir master/versions.sql
+\ir master/siblings.sql
 \ir master/merge.sql
 \ir master/others.sql
 \ir master/filters.sql
@@ -209,7 +210,7 @@ BEGIN
     FOR f IN
         SELECT p.proname FROM pg_proc p
         WHERE p.pronamespace = 'pyreplica'::regnamespace AND p.proname = ANY (
-            '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate,set_filter,keep_filter}')
+            '{capture_text,after_move,log_rows,log_alteration,follow_partitions,restate,settle_row,set_filter,keep_filter}')
     LOOP
         -- a row that were hidden from the one who has installed this would be lost: an error is better
         EXECUTE format('ALTER FUNCTION pyreplica.%I %s SET row_security = off', f,

@@ -260,7 +260,8 @@ SELECT CASE WHEN NOT pyreplica.sees_ddl() THEN pyreplica.catalog_mark() END
 SELECT pyreplica.follow_drift(%(relid)s)
 
 -- name: set_merge
-SELECT pyreplica.set_merge(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass, %(way)s, %(counters)s::text[])
+SELECT pyreplica.set_merge(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass, %(way)s, %(counters)s::text[],
+    %(priority)s::text[])
 
 -- name: add_table
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)

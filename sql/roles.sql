@@ -186,7 +186,8 @@ BEGIN
                 EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pyreplica.replica_row TO %I', role_);
                 FOR o IN SELECT p.oid::regprocedure AS name FROM pg_proc p
                     WHERE p.pronamespace = 'pyreplica'::regnamespace
-                        AND p.proname IN ('merge_versions', 'has_seen', 'is_later', 'latest_of')
+                        AND p.proname IN ('merge_versions', 'has_seen', 'is_later', 'latest_of', 'seen_of_both',
+                            'keeps_siblings', 'shown_of', 'with_sibling')
                 LOOP
                     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', o.name, role_);
                 END LOOP;

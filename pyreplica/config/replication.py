@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from pyreplica.config import dsn
@@ -16,6 +14,7 @@ from pyreplica.config.filters import Filters, filters
 from pyreplica.config.mapping import mapping
 from pyreplica.config.merging import Merge, merges
 from pyreplica.config.policies import OnError, Policies, policies
+from pyreplica.config.pythonfile import PythonFile, python_file
 from pyreplica.config.sections import checked, checks, keys, required, settings
 from pyreplica.config.yamltree import (
     Spot,
@@ -55,28 +54,8 @@ def _pattern(spot: Spot) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Transform:
-    """A file with a transform in Python.
-
-    Args:
-        digest: what tells the file from what it was when the configuration was read before; empty
-            when it cannot be read.
-    """
-
-    path: Path
-    digest: str
-
-
-def _transform(spot: Spot) -> Transform:
-    expected = "the absolute path of a file, such as /etc/pyreplica/shop.py, or none"
-    path = Path(spot.expand(spot.text(expected)))
-    if not path.is_absolute() or path.suffix != ".py":
-        spot.refuse(expected)
-    try:
-        return Transform(path, hashlib.sha256(path.read_bytes()).hexdigest())
-    except OSError:
-        return Transform(path, "")  # whoever needs it says so
+def _transform(spot: Spot) -> PythonFile:
+    return python_file(spot, "the absolute path of a file, such as /etc/pyreplica/shop.py, or none")
 
 
 class CommitMode(enum.Enum):
@@ -133,7 +112,7 @@ class ReplicationConfig:
     tables: tuple[str, ...] | None = field(default=None, metadata=checked(_patterns))
     filters: Filters = field(default=(), metadata=checked(filters))
     map: Map = field(default=Map(), metadata=checked(mapping))
-    transform: Transform | None = field(default=None, metadata=checked(or_none(_transform)))
+    transform: PythonFile | None = field(default=None, metadata=checked(or_none(_transform)))
     capture: str | None = field(
         default=None,
         metadata=checked(

@@ -282,6 +282,7 @@ class Master(Side):
                 "table": merge.table,
                 "way": merge.way,
                 "counters": list(merge.counters),
+                "priority": list(merge.priority),
             },
         )
         return str(line)

@@ -11,6 +11,7 @@ from pyreplica.errors import ApplyError, Refused
 from pyreplica.master import Master
 from pyreplica.model import CapturedTable, Script
 from pyreplica.replication.joining import Tables
+from pyreplica.replication.merging import Merging
 from pyreplica.replication.place import placed
 from pyreplica.replication.sequences import Sequences
 from pyreplica.slave import Slave
@@ -25,6 +26,7 @@ class Catalog:
 
     Attributes:
         altered: DDL was run on the slave in the batch at hand.
+        merging: what the merging of tables needs besides the slave.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Catalog:
         self._log = logging.getLogger(f"pyreplica.{config.name}")
         self._tables: dict[int, TableStatements | None] = {}
         self.altered = False
+        self.merging = Merging(config, master.connection)
 
     def knows(self, generation: int) -> bool:
         """Whether a log row's table was asked for since it was last forgotten."""

@@ -101,6 +101,7 @@ class Session:
                     lambda: self._members.transformed,
                     self._aside,
                 )
+            self._catalog.merging.load()
             self.master.listen()  # first, so that no announcement is missed after looking
             self.recover()
         except BaseException:

@@ -18,7 +18,8 @@ from pyreplica.model import BARRIERS, CapturedTable, Change
 from pyreplica.replication.aside import Aside
 from pyreplica.transform import Batch
 from pyreplica.transform import Change as Given
-from pyreplica.transform.module import Hooks, described
+from pyreplica.transform.files import described
+from pyreplica.transform.module import Hooks
 from pyreplica.transform.row import Row, as_logged, texts_of
 
 _OPS: Mapping[str, Any] = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}

@@ -81,7 +81,7 @@ class Applier:
             slave.connection, staging_id, catalog.statements, compares=self._compares
         )
         self.judge = Judge(slave, self.stage, config, hooks)
-        self._versions = Versions(slave, self.stage, config)
+        self._versions = Versions(slave, self.stage, config, catalog.merging)
         self.stage.merge = self._versions.apply
         self._slave = slave
         self._connection = slave.connection

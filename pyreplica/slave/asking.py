@@ -20,7 +20,8 @@ from pyreplica.slave.stage import Stage
 from pyreplica.slave.statements import Part, TableStatements
 from pyreplica.slave.verdict import MEANINGS, RESOLUTIONS, Met
 from pyreplica.transform import Conflict
-from pyreplica.transform.module import Hooks, described
+from pyreplica.transform.files import described
+from pyreplica.transform.module import Hooks
 from pyreplica.transform.row import Row as Values
 from pyreplica.transform.row import as_logged, texts_of
 

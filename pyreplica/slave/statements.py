@@ -298,6 +298,17 @@ class TableStatements:
             "CASE WHEN t.tableoid IS NOT NULL THEN jsonb_object(ARRAY[{}], ARRAY[{}]::text[]) END"
         ).format(sql.SQL(", ").join(map(sql.Literal, names)), sql.SQL(", ").join(values))
 
+    def logged_row(self) -> Part:
+        """An object of the values of the slave's row as the log has them; NULL if there is none."""
+        if not self._others:
+            return sql.SQL("CASE WHEN t.tableoid IS NOT NULL THEN '{}'::jsonb END")
+        return sql.SQL(
+            "CASE WHEN t.tableoid IS NOT NULL THEN jsonb_object(ARRAY[{}], ARRAY[{}]::text[]) END"
+        ).format(
+            sql.SQL(", ").join(sql.Literal(c.logged) for c in self._others),
+            sql.SQL(", ").join(_printed(c) for c in self._others),
+        )
+
     def as_it_was(self, columns: Sequence[str] | None) -> Part:
         """The condition that the slave's row has what the change says the master's row had.
 

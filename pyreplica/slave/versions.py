@@ -18,10 +18,12 @@ from pyreplica.config import ReplicationConfig
 from pyreplica.database import sql
 from pyreplica.errors import ApplyError, DatabaseError
 from pyreplica.slave import Slave, is_unique_violation
+from pyreplica.slave.catalog import Merging
 from pyreplica.slave.culprit import CONFLICT, ROW_ERRORS, cannot, is_row_error
 from pyreplica.slave.order import statement_for
 from pyreplica.slave.stage import Found, Stage
 from pyreplica.slave.statements import Part, TableStatements
+from pyreplica.slave.undecided import Undecided
 from pyreplica.slave.verdict import Met, line_of
 
 _SQL = sqlfiles.statements("versions.sql")
@@ -33,6 +35,8 @@ MOST_UNSEEN = 1_000
 """With more rows than these the planner is to know of them, or it joins each with each."""
 OTHERWISE = "PY005"
 """The SQLSTATE of a table that is merged in another way on the other node."""
+_KEEP = ("first_update_wins", "priority", "function")
+"""The ways by which all rows of a conflict are kept until it is over: keeps_siblings()."""
 _GIVEN = sql.SQL("(SELECT * FROM unnest($1, $2, $3) u(key, row, old))")
 _VERBS = {"i": "I", "u": "U", "d": "D"}
 """The kinds of net changes that are written to the table, and what they are in messages."""
@@ -43,6 +47,7 @@ class _Here(NamedTuple):
 
     way: str
     counters: list[str]
+    priority: list[str]
     node: str
 
 
@@ -53,14 +58,18 @@ class Versions:
         slave: the session.
         stage: where the batch is.
         config: the replication.
+        merging: has the user's functions, and asks the master.
     """
 
-    def __init__(self, slave: Slave, stage: Stage, config: ReplicationConfig) -> None:
+    def __init__(
+        self, slave: Slave, stage: Stage, config: ReplicationConfig, merging: Merging
+    ) -> None:
         self._slave = slave
         self._connection = slave.connection
         self._stage = stage
         self._replication = config.name
         self._log = logging.getLogger(f"pyreplica.{config.name}")
+        self._undecided = Undecided(slave.connection, merging)
         self._is_node = False
         self._met: list[Met] = []
         self._batch = 0
@@ -102,6 +111,8 @@ class Versions:
         self, id_: int, statements: TableStatements, ids: Mapping[str, int], again: bool
     ) -> None:
         here = self._merge(statements)
+        if here.way == "function":
+            self._undecided.function(statements)  # before anything comes to need it
         names: dict[str, Part] = {
             **self._stage.names,
             **{name: sql.Literal(value) for name, value in ids.items()},
@@ -125,6 +136,11 @@ class Versions:
             self._connection.execute(sql.SQL("ANALYZE {net}").format(**names))
         query(sql.SQL(_SQL["lock_rows"]).format(**names))
         counts = self._decide(id_, statements, here, names, again)
+        if counts.pop("e", 0):
+            self._undecided.wait(statements, names)
+        if counts.pop("f", 0):
+            for kind, count in self._undecided.choose(statements, names).items():
+                counts[kind] = counts.get(kind, 0) + count
         for kind, how in (("d", "delete"), ("u", self._updating(statements)), ("i", "insert")):
             if counts.get(kind) and how:
                 self._write(id_, statements, kind, how, counts[kind], again)
@@ -172,8 +188,10 @@ class Versions:
         decide = sql.SQL(_SQL["decide"]).format(
             **names,
             slave_row=statements.slave_row(LONGEST_VALUE),
+            here_row=statements.logged_row() if here.way in _KEEP else sql.SQL("NULL::jsonb"),
             way=sql.Literal(here.way),
             counters=sql.SQL("{}::text[]").format(sql.Literal(here.counters)),
+            priority=sql.SQL("{}::text[]").format(sql.Literal(here.priority)),
             replication=sql.Literal(self._replication),
             batch=sql.Literal(self._batch),
             master_relid=sql.Literal(captured.relid),

@@ -1,22 +1,25 @@
-"""What a transform of the user's imports: a module that changes what goes to the slave.
+"""What the user's own Python imports: a transform, and a function that merges rows.
 
-A module may have any of these functions::
+A transform is a module that changes what goes to the slave. It may have any of these functions::
 
     def before_batch(batch: Batch) -> None: ...
     def change(change: Change) -> Change | list[Change] | None: ...
     def conflict(conflict: Conflict) -> Resolution: ...
     def after_batch(batch: Batch) -> None: ...
 
-docs/transforms.md says when they are called, and what they may do.
+docs/transforms.md says when they are called, and what they may do. A module that merges rows of a
+table that several databases write has this one, see docs/both-ways.md::
+
+    def merge(conflict: MergeConflict) -> Mapping[str, Any] | None: ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Batch", "Change", "Conflict", "Name", "Op", "Resolution"]
+__all__ = ["Batch", "Change", "Conflict", "MergeConflict", "Name", "Op", "Resolution"]
 
 Op = Literal["insert", "update", "delete", "truncate"]
 Name = Literal["insert_exists", "update_missing", "update_differs", "delete_missing"]
@@ -81,3 +84,25 @@ class Conflict:
     row: MutableMapping[str, Any] = field(default_factory=dict)
     old: Mapping[str, Any] = field(default_factory=dict)
     slave_row: MutableMapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class MergeConflict:
+    """A row that several nodes have changed, and none has seen the change of another.
+
+    All nodes are given the same, in the same order, and have to come to the same row. Values are as
+    in a :class:`Change`; the rows are without the key.
+
+    Args:
+        table: schema and name.
+        key: the values of the key's columns.
+        rows: what each has made of the row, by the time at which it did; None: it has deleted it.
+        nodes: the names of these.
+        old: a row from which all of them have come; None when it is not known, or there was none.
+    """
+
+    table: str
+    key: Mapping[str, Any]
+    rows: Sequence[MutableMapping[str, Any] | None]
+    nodes: Sequence[str]
+    old: Mapping[str, Any] | None

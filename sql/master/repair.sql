@@ -1,5 +1,20 @@
 -- What `pyreplica repair` calls. A part of master-install.sql.
 
+-- A relation of the keys in $1, objects as in the log, typed as the table's columns are.
+CREATE OR REPLACE FUNCTION pyreplica.given_keys(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('(SELECT %s FROM unnest($1) u(key), LATERAL jsonb_to_record(u.key) AS r(%s))',
+        -- of a text jsonb_to_record() makes what the type's input function does, but for jsonb
+        string_agg(CASE WHEN base = 'jsonb'::regtype THEN format('r.%1$I::jsonb AS %1$I', name)
+            ELSE format('r.%I', name) END, ', '),
+        string_agg(format('%I %s', name, CASE WHEN base = 'jsonb'::regtype THEN 'text'
+            ELSE format_type(base, -1) END), ', '))
+    FROM (
+        SELECT c ->> 'name' AS name, pyreplica.base_of((c ->> 'type')::oid) AS base
+        FROM jsonb_array_elements(shape -> 'columns') c WHERE c ->> 'key' IS NOT NULL
+    ) k
+$$;
+
 -- Logs rows of a captured table once more, as they stand now (op i) or that they are gone (d), which puts slaves right
 -- that have others: `pyreplica repair`. A key is an object as in the log. Answers how many were logged, and the keys of
 -- those that another transaction is just writing, for another try. It never waits with a row locked, so no writer runs
@@ -12,7 +27,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET cons
 DECLARE
     t pyreplica.replica_table;
     standing text;
-    given text;                -- a relation of the keys in $1, typed as the table's columns are
+    given text;
     same text;
     some_missing boolean;
     wanted jsonb[];
@@ -42,17 +57,7 @@ BEGIN
     END IF;
     standing := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
         || format('%I.%I', t.shape ->> 'schema', t.shape ->> 'table');
-    SELECT format('(SELECT %s FROM unnest($1) u(key), LATERAL jsonb_to_record(u.key) AS r(%s))',
-        -- of a text jsonb_to_record() makes what the type's input function does, but for jsonb
-        string_agg(CASE WHEN base = 'jsonb'::regtype THEN format('r.%1$I::jsonb AS %1$I', name)
-            ELSE format('r.%I', name) END, ', '),
-        string_agg(format('%I %s', name, CASE WHEN base = 'jsonb'::regtype THEN 'text'
-            ELSE format_type(base, -1) END), ', '))
-    INTO given
-    FROM (
-        SELECT c ->> 'name' AS name, pyreplica.base_of((c ->> 'type')::oid) AS base
-        FROM jsonb_array_elements(t.shape -> 'columns') c WHERE c ->> 'key' IS NOT NULL
-    ) k;
+    given := pyreplica.given_keys(t.shape);
     same := pyreplica.same_key(t.shape, 'm', 'k', true);
 
     EXECUTE format('SELECT coalesce(array_agg(DISTINCT %s), ''{}''), coalesce(bool_or(m.here IS NULL), false) '

@@ -1,123 +1,5 @@
 -- Merging: what the capture of merged tables logs, and what becomes of it on another node. A part of
--- master-install.sql; the tables, and what a version is, are in nodes.sql.
-
--- Why a table cannot be merged, with the cure; null when it can, or is not to be.
-CREATE OR REPLACE FUNCTION pyreplica.merge_refusal(rel oid) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    m pyreplica.replica_merge;
-    shape jsonb;
-    refused text;
-BEGIN
-    SELECT * INTO m FROM pyreplica.replica_merge r WHERE r.relid = rel;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    shape := pyreplica.shape_of(rel);
-    IF (shape ->> 'partitioned')::boolean OR EXISTS (
-        SELECT FROM pg_inherits i WHERE rel IN (i.inhrelid, i.inhparent))
-    THEN
-        RETURN 'tables with partitions, and tables that inherit, cannot be merged';
-    END IF;
-    IF EXISTS (SELECT FROM pyreplica.replica_filter f WHERE f.relid = rel) THEN
-        RETURN 'it has a filter, and all nodes need all of a merged table';
-    END IF;
-    IF (SELECT c.forwarding FROM pyreplica.replica_capture c) THEN
-        RETURN 'this database forwards what is applied to it, and a merged table goes from each node to each other';
-    END IF;
-    IF (shape ->> 'deferrable')::boolean THEN
-        RETURN 'its primary key is deferrable, and a merged table''s must not be';
-    END IF;
-    SELECT format('its key column %I is of the type %s, in which values can be equal and not the same; a merged '
-        'table''s key must be of integers, uuid, text, date, timestamp or the like', c ->> 'name',
-        format_type((c ->> 'type')::oid, NULL))
-    INTO refused
-    FROM jsonb_array_elements(shape -> 'columns') c
-    WHERE c ->> 'key' IS NOT NULL AND NOT (c ->> 'same')::boolean LIMIT 1;
-    IF refused IS NOT NULL THEN
-        RETURN refused;
-    END IF;
-    IF m.counters <> '{}' AND m.way <> 'columns' THEN
-        RETURN 'counters go with tables that are merged by columns';
-    END IF;
-    SELECT format('%I cannot be a counter: %s', k, CASE
-        WHEN a.attname IS NULL THEN 'there is no such column'
-        WHEN c ->> 'key' IS NOT NULL THEN 'it belongs to the key'
-        WHEN a.attgenerated <> '' THEN 'it is generated'
-        WHEN NOT a.attnotnull THEN 'it may be NULL; ALTER TABLE ... ALTER COLUMN ... SET NOT NULL'
-        ELSE format('its type is %s; counters are smallint, integer, bigint, or numeric with a scale',
-            format_type(a.atttypid, a.atttypmod)) END)
-    INTO refused
-    FROM unnest(m.counters) k
-    LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = k AND a.attnum > 0 AND NOT a.attisdropped
-    LEFT JOIN jsonb_array_elements(shape -> 'columns') c ON c ->> 'name' = k
-    WHERE (a.attnotnull AND a.attgenerated = '' AND c ->> 'key' IS NULL
-        AND (a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-            OR a.atttypid = 'numeric'::regtype AND a.atttypmod <> -1)) IS NOT TRUE
-    LIMIT 1;
-    RETURN refused;
-END
-$$;
-
--- Has a captured table be merged with the other nodes': "row", the later change of a row counts; "columns", the later
--- change of each column does, and a row that was deleted stays so; null: it is not merged any more. With counters every
--- row gets a version, which tells what they counted from: the rows must be the same on all nodes then.
-CREATE OR REPLACE FUNCTION pyreplica.set_merge("table" regclass, merge text, counters text[] DEFAULT '{}') RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    rel constant oid := "table"::oid;
-    sums constant text[] := ARRAY(SELECT DISTINCT c COLLATE "C" FROM unnest(set_merge.counters) c ORDER BY 1);
-    known pyreplica.replica_merge;
-    refused text;
-    shape_ jsonb;
-BEGIN
-    PERFORM pyreplica.lock_captures();
-    IF merge NOT IN ('row', 'columns') THEN
-        RAISE EXCEPTION 'tables are not merged by %', quote_literal(merge) USING HINT = 'It is ''row'' or ''columns''.';
-    END IF;
-    IF NOT EXISTS (SELECT FROM pyreplica.replica_table t WHERE t.relid = rel AND t.active AND t.key_columns <> '{}') THEN
-        RAISE EXCEPTION 'table % is not captured', "table" USING HINT = format('SELECT pyreplica.add_table(%L);', "table");
-    END IF;
-    SELECT * INTO known FROM pyreplica.replica_merge m WHERE m.relid = rel;
-    IF merge IS NOT DISTINCT FROM known.way AND (merge IS NULL OR known.counters = sums) THEN
-        RETURN format('%s: %s', "table", CASE WHEN merge IS NULL THEN 'is not merged' ELSE 'is merged already' END);
-    END IF;
-    INSERT INTO pyreplica.replica_node (name)
-    SELECT left(md5(s.system_identifier || '/' || current_database()), 8) FROM pg_control_system() s
-    ON CONFLICT DO NOTHING;
-    DELETE FROM pyreplica.replica_merge m WHERE m.relid = rel;
-    IF merge IS NULL THEN
-        PERFORM pyreplica.refresh(ARRAY[rel]);
-        DELETE FROM pyreplica.replica_row r WHERE r.relid = rel;
-        RETURN format('%s: is not merged any more', "table");
-    END IF;
-    INSERT INTO pyreplica.replica_merge (relid, way, counters) VALUES (rel, merge, sums);
-    refused := pyreplica.merge_refusal(rel);
-    IF refused IS NOT NULL THEN
-        RAISE EXCEPTION 'table % cannot be merged: %', "table", refused;
-    END IF;
-    PERFORM pyreplica.refresh(ARRAY[rel]);   -- from here on nobody writes until we commit
-    DELETE FROM pyreplica.replica_row r WHERE r.relid = rel;
-    IF sums <> '{}' THEN
-        shape_ := pyreplica.shape_of(rel);
-        EXECUTE format('INSERT INTO pyreplica.replica_row (relid, key, version) SELECT $1, %s, jsonb_build_object('
-            '''way'', $2, ''counters'', (SELECT jsonb_object_agg(c, jsonb_build_object(''base'', (r.row ->> c)::numeric)) '
-            'FROM unnest($3) c)) FROM %s n, LATERAL (SELECT %s AS row OFFSET 0) r',
-            pyreplica.object_of(shape_, true, 'n'), pyreplica.rows_of(shape_, 'ONLY ' || "table"),
-            pyreplica.object_of(shape_, false, 'n'))
-        USING rel, merge, sums;
-    END IF;
-    RETURN format('%s: is merged by %s%s', "table", merge,
-        CASE WHEN sums <> '{}' THEN ', counters ' || array_to_string(sums, ', ') ELSE '' END);
-END
-$$;
-
--- Gives this node another name, for instance when the database is a copy of another node.
-CREATE OR REPLACE FUNCTION pyreplica.set_node(name text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO pyreplica.replica_node AS n (name) VALUES (set_node.name)
-    ON CONFLICT (is_only) DO UPDATE SET name = excluded.name
-$$;
+-- master-install.sql; the tables, which are merged and how, and what a version is, are in nodes.sql.
 
 -- What the capture of a merged table logs, for capture_parts(): each row as it stands when its statement is over, with
 -- its new version in the place of `old`. Rows that are as they were are not logged.
@@ -163,8 +45,10 @@ $$;
 
 -- Gives a row its next version and answers it; called by the capture, whose transaction has the row locked. `was`: how
 -- the statement found the row, null if there was none; several ways if it came by more than once. `now`: as it stands,
--- null if it is gone.
-CREATE OR REPLACE FUNCTION pyreplica.next_version(rel oid, key_ jsonb, was jsonb[], now jsonb) RETURNS jsonb
+-- null if it is gone. `more`: stamps that it has seen besides.
+CREATE OR REPLACE FUNCTION pyreplica.next_version(
+    rel oid, key_ jsonb, was jsonb[], now jsonb, more jsonb DEFAULT NULL
+) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known jsonb;
@@ -173,7 +57,8 @@ BEGIN
     LOOP
         SELECT r.version INTO known FROM pyreplica.replica_row r
         WHERE r.relid = rel AND md5(r.key::text) = md5(key_::text) AND r.key = key_ FOR UPDATE;
-        made := (SELECT pyreplica.version_after(known, n.name, pyreplica.wall_clock(), m.way, m.counters, was, now)
+        made := (SELECT pyreplica.version_after(CASE WHEN more IS NULL THEN known ELSE pyreplica.having_seen(known, more) END,
+                n.name, pyreplica.wall_clock(), m.way, m.counters, m.priority, was, now)
             FROM pyreplica.replica_merge m, pyreplica.replica_node n WHERE m.relid = rel);
         IF made IS NULL THEN
             RAISE EXCEPTION 'could not serialize access: the merging of table % was set during the transaction',
@@ -194,14 +79,16 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION pyreplica.version_after(
-    known jsonb, node text, clock bigint, way text, counters text[], was jsonb[], now jsonb
+    known jsonb, node text, clock bigint, way text, counters text[], priority text[], was jsonb[], now jsonb
 ) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at constant bigint := greatest(clock, (known ->> 'at')::bigint + 1);
     stamp constant jsonb := jsonb_build_array(at, node);
     made jsonb := jsonb_build_object('at', at, 'node', node, 'way', way,
-        'seen', coalesce(known -> 'seen', '{}') || jsonb_build_object(node, at));
+        'seen', coalesce(known -> 'seen', '{}') || jsonb_build_object(node, at))
+        || CASE way WHEN 'priority' THEN jsonb_build_object('priority', priority)
+            WHEN 'function' THEN pyreplica.begun_from(known, node, was) ELSE '{}' END;
     stood constant boolean := was IS NOT NULL AND NOT coalesce(known ? 'deleted', false)
         AND (known IS NOT NULL OR counters = '{}');
     counted jsonb := coalesce(known -> 'counters', '{}');
@@ -218,7 +105,7 @@ BEGIN
     ELSIF known ? 'life' THEN
         made := made || jsonb_build_object('life', known -> 'life');
     END IF;
-    IF way = 'row' THEN
+    IF way <> 'columns' THEN
         RETURN made;
     END IF;
     IF stood THEN
@@ -260,6 +147,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE coalesce((a -> 'seen' ->> s.key)::bigint, 0) < s.value::bigint)
 $$;
 
+-- What two versions have come from.
+CREATE OR REPLACE FUNCTION pyreplica.seen_of_both(a jsonb, b jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_object_agg(s.key, s.at), '{}') FROM (
+        SELECT e.key, max(e.value::bigint) AS at FROM (
+            SELECT * FROM jsonb_each_text(a -> 'seen') UNION ALL SELECT * FROM jsonb_each_text(b -> 'seen')) e
+        GROUP BY e.key) s
+$$;
+
 -- The latest stamps of both of two objects, name -> [.., at] or [at, ..]; `place` is where the stamp is.
 CREATE OR REPLACE FUNCTION pyreplica.latest_of(a jsonb, b jsonb, place integer) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -270,28 +166,39 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- What becomes of a row when a version of it has come from another node. `known` is the version here, null if there is
--- none; `stands`: there is a row here; `came_row`: null if it is gone there. action: n nothing at all, k the row stays and
--- the version changes, i insert, u update, d delete; x the row here is not what its version says. merged: the row; of an
--- update the columns that change, at least. With a conflict its name; won: whose change counts, "local", "remote", or both, "merged".
+-- none; `stands`: there is a row here, and `here_row` is it, where siblings are kept; `came_row`: null if it is gone there.
+-- action: n nothing at all, k the row stays and the version changes, i insert, u update, d delete; x the row here is not
+-- what its version says; f the user's function is to say what of the siblings becomes, e somebody is to settle it.
+-- merged: the row; of an update the columns that change, at least. With a conflict its name; won: whose change counts,
+-- "local", "remote", or both, or a third, "merged".
 --
--- Whichever nodes and in which order: the versions and rows that come of it are the least that is above both, in an
--- order of all versions of a row; so all nodes end with the same. By row that order is the stamps'. By columns the
--- later life of the row is above all of an earlier one; within a life, the deletion is above all updates; and of
--- these the later change of each column is above the earlier one, and of each counter and node the later total.
+-- Whichever nodes and in which order, but for keep_local and apply_remote: the versions and rows that come of it are the
+-- least that is above both, in an order of all versions of a row; so all nodes end with the same. By last_update_wins that
+-- order is the stamps'. By columns the later life of the row is above all of an earlier one; within a life, the deletion
+-- is above all updates; and of these the later change of each column is above the earlier one, and of each counter and
+-- node the later total. The others choose among all versions that no other one has seen: siblings.sql.
 CREATE OR REPLACE FUNCTION pyreplica.merge_versions(
-    way text, counters text[], known jsonb, stands boolean, came jsonb, came_row jsonb,
+    way text, counters text[], priority text[], known jsonb, stands boolean, here_row jsonb, came jsonb, came_row jsonb,
     OUT action text, OUT merged jsonb, OUT version jsonb, OUT conflict text, OUT won text
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     same_life boolean;
+    is_last constant boolean := pyreplica.is_later(jsonb_build_array(came -> 'at', came -> 'node'),
+        jsonb_build_array(known -> 'at', known -> 'node'));
+    by_node constant text[] := '{keep_local,apply_remote}';
     c record;
     value_ text;
 BEGIN
-    IF way IS DISTINCT FROM came ->> 'way' OR NOT came ? 'deleted' AND counters IS DISTINCT FROM ARRAY(
-        SELECT k FROM jsonb_object_keys(came -> 'counters') k ORDER BY k COLLATE "C")
+    IF NOT (way = came ->> 'way' OR way = ANY (by_node) AND came ->> 'way' = ANY (by_node))
+        OR to_jsonb(priority) <> coalesce(came -> 'priority', '[]')
+        OR NOT came ? 'deleted' AND counters IS DISTINCT FROM ARRAY(
+            SELECT k FROM jsonb_object_keys(came -> 'counters') k ORDER BY k COLLATE "C")
     THEN
-        RAISE EXCEPTION 'the table is not merged in the same way here and on node %', came ->> 'node'
+        RAISE EXCEPTION 'the table is not merged in the same way here and on node %: % here, % there', came ->> 'node',
+            concat_ws(' ', way, nullif(priority, '{}'), nullif(counters, '{}')),
+            concat_ws(' ', came ->> 'way', came ->> 'priority', (
+                SELECT array_agg(k ORDER BY k COLLATE "C") FROM jsonb_object_keys(came -> 'counters') k))
             USING ERRCODE = 'PY005', HINT = 'Give it the same `merge:` in all replications, and run `pyreplica install`.';
     END IF;
     IF known IS NOT NULL AND known ? 'seen' AND pyreplica.has_seen(known, came) THEN
@@ -316,9 +223,16 @@ BEGIN
             WHEN known ? 'deleted' THEN 'update_missing'
             WHEN same_life THEN 'update_origin_differs'
             ELSE 'insert_exists' END;
-        IF way = 'row' THEN
-            won := CASE WHEN pyreplica.is_later(jsonb_build_array(came -> 'at', came -> 'node'),
-                jsonb_build_array(known -> 'at', known -> 'node')) THEN 'remote' ELSE 'local' END;
+        IF stands = known ? 'deleted' AND pyreplica.keeps_siblings(way) THEN
+            action := 'x';
+            RETURN;
+        ELSIF pyreplica.keeps_siblings(way) THEN
+            SELECT s.won, s.version, s.shown INTO won, version, came_row
+            FROM pyreplica.with_sibling(way, priority, known, here_row, came, came_row) s;
+        ELSIF way = 'last_update_wins' OR way = 'error' AND conflict = 'delete_missing' THEN
+            won := CASE WHEN is_last THEN 'remote' ELSE 'local' END;
+        ELSIF way <> 'columns' THEN
+            won := CASE WHEN way = 'apply_remote' THEN 'remote' ELSE 'local' END;
         ELSIF NOT same_life THEN
             won := CASE WHEN pyreplica.is_later(came -> 'life', known -> 'life') THEN 'remote' ELSE 'local' END;
         ELSIF came ? 'deleted' OR known ? 'deleted' THEN
@@ -326,22 +240,20 @@ BEGIN
         ELSE
             won := 'merged';
         END IF;
-        version := CASE won WHEN 'local' THEN known ELSE came END
-            || CASE WHEN pyreplica.is_later(jsonb_build_array(came -> 'at', came -> 'node'),
-                    jsonb_build_array(known -> 'at', known -> 'node'))
-                THEN jsonb_build_object('at', came -> 'at', 'node', came -> 'node')
+        version := coalesce(version, CASE won WHEN 'local' THEN known ELSE came END)
+            || CASE WHEN is_last THEN jsonb_build_object('at', came -> 'at', 'node', came -> 'node')
                 ELSE jsonb_build_object('at', known -> 'at', 'node', known -> 'node') END
-            || jsonb_build_object('seen', (
-                SELECT jsonb_object_agg(s.key, s.at) FROM (
-                    SELECT e.key, max(e.value::bigint) AS at FROM (
-                        SELECT * FROM jsonb_each_text(known -> 'seen') UNION ALL
-                        SELECT * FROM jsonb_each_text(came -> 'seen')) e GROUP BY e.key) s));
+            || jsonb_build_object('seen', pyreplica.seen_of_both(known, came));
     END IF;
     IF won <> 'remote' AND stands = known ? 'deleted' THEN
         action := 'x';
+    ELSIF way = 'error' AND conflict <> 'delete_missing' THEN
+        action := 'e';
+    ELSIF way = 'function' AND conflict IS NOT NULL THEN
+        action := 'f';
     ELSIF won = 'local' THEN
         action := 'k';
-    ELSIF won = 'remote' THEN
+    ELSIF won = 'remote' OR way <> 'columns' THEN
         merged := came_row;
         action := CASE WHEN came_row IS NOT NULL AND stands THEN 'u' WHEN came_row IS NOT NULL THEN 'i'
             WHEN stands THEN 'd' ELSE 'k' END;

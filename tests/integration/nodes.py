@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,6 +62,11 @@ class Mesh:
         query = "SELECT array_agg(conflict ORDER BY id) FROM pyreplica.replica_conflict"
         return self.value(node, query) or []
 
+    def name(self) -> None:
+        """Give the nodes their names, by which they are listed in a configuration."""
+        for node in self.dsns:
+            self.sql(node, f"SELECT pyreplica.set_node('{node}')")
+
     def begin(self) -> None:
         """Have the replications start where the nodes are, which have the same rows."""
         for config in self.ways.values():
@@ -75,6 +81,15 @@ class Mesh:
                 made[way] = Session(self.ways[way], lambda step, batch: None)
                 stack.callback(made[way].close)
             yield made
+
+
+def merge_file(folder: Path, code: str) -> str:
+    """The path of a file with a function that merges rows."""
+    folder.chmod(0o755)
+    path = folder / "merge.py"
+    path.write_text(code)
+    path.chmod(0o644)
+    return str(path)
 
 
 def deliver(sessions: dict[tuple[str, str], Session]) -> None:

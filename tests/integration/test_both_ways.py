@@ -41,7 +41,7 @@ def test_what_has_come_does_not_go_back(plain: Mesh) -> None:
     assert len(plain.rows("a")) == 2 + len(plain.dsns)
 
 
-@pytest.fixture(params=["row", "columns"])
+@pytest.fixture(params=["last_update_wins", "columns"])
 def merged(request: pytest.FixtureRequest, slave_cluster: Cluster) -> Iterator[Mesh]:
     """Two nodes with a table that is merged."""
     with mesh(slave_cluster, "ab", TABLE, merge={"public.t": request.param}) as made:
@@ -110,7 +110,7 @@ CONCURRENT = {
 
 
 def test_what_both_have_changed_comes_to_the_same(merged: Mesh) -> None:
-    by_row = merged.ways["a", "b"].merge[0].way == "row"
+    by_row = merged.ways["a", "b"].merge[0].way == "last_update_wins"
     with merged.sessions() as sessions:
         for what, (statements, conflicts, rows, columns) in CONCURRENT.items():
             merged.everywhere("DELETE FROM pyreplica.replica_conflict")

@@ -159,15 +159,15 @@ def test_what_has_no_place_in_merging_is_refused(nodes: Mesh) -> None:
         "SELECT pyreplica.add_table(t) FROM unnest('{public.p,public.k,public.d}'::regclass[]) t",
     )
     for call, why in {
-        "'public.p', 'row'": "partitions",
-        "'public.k', 'row'": "numeric, in which values can be equal and not the same",
-        "'public.d', 'row'": "deferrable",
-        "'public.t', 'row', '{n}'": "counters go with tables that are merged by columns",
+        "'public.p', 'last_update_wins'": "partitions",
+        "'public.k', 'last_update_wins'": "numeric, in which values can be equal and not the same",
+        "'public.d', 'last_update_wins'": "deferrable",
+        "'public.t', 'last_update_wins', '{n}'": "counters go with tables that are merged",
         "'public.t', 'columns', '{x}'": "x cannot be a counter: there is no such column",
         "'public.t', 'columns', '{id}'": "id cannot be a counter: it belongs to the key",
         "'public.t', 'columns', '{u}'": "u cannot be a counter: it may be NULL",
         "'public.t', 'cells'": "tables are not merged by 'cells'",
-        "'pg_class', 'row'": "is not captured",
+        "'pg_class', 'columns'": "is not captured",
     }.items():
         with pytest.raises(DatabaseError, match=why):
             nodes.sql("a", f"SELECT pyreplica.set_merge({call})")
@@ -197,7 +197,10 @@ def test_nodes_that_do_not_agree_stop_by_name(nodes: Mesh) -> None:
         for statement, message in (
             (f"SELECT pyreplica.set_node('{name}')", "both this database and the master are"),
             ("SELECT pyreplica.set_merge('public.t', NULL)", "merged on the master, and not here"),
-            ("SELECT pyreplica.set_merge('public.t', 'row')", "not merged in the same way"),
+            (
+                "SELECT pyreplica.set_merge('public.t', 'last_update_wins')",
+                "not merged in the same way",
+            ),
             (
                 "UPDATE public.t SET n = 0; "
                 "SELECT pyreplica.set_merge('public.t', 'columns', '{m,n}')",
@@ -263,7 +266,7 @@ def test_sequences_that_would_draw_the_same_numbers_are_found(nodes: Mesh) -> No
 
 
 def test_daemons_and_writers_at_the_same_time(slave_cluster: Cluster) -> None:
-    ways: dict[str, object] = {"public.t": {"counters": ["n"]}, "public.r": "row"}
+    ways: dict[str, object] = {"public.t": {"counters": ["n"]}, "public.r": "last_update_wins"}
     tables = f"{TABLES} CREATE TABLE public.r (id integer PRIMARY KEY, who text, at integer)"
     with mesh(slave_cluster, "abc", tables, merge=ways) as nodes:
         nodes.begin()
@@ -305,9 +308,14 @@ def test_daemons_and_writers_at_the_same_time(slave_cluster: Cluster) -> None:
         assert [row["n"] for row in nodes.rows("a")] == sums
 
 
-def test_roles_that_are_no_superusers_merge(slave_cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("policy", "wanted"), [("columns", (1, 1)), ("first_update_wins", (None, 1))]
+)
+def test_roles_that_are_no_superusers_merge(
+    slave_cluster: Cluster, policy: str, wanted: tuple[int | None, int]
+) -> None:
     reading, writing = f"merge_master_{os.getpid()}", f"merge_slave_{os.getpid()}"
-    with mesh(slave_cluster, "ab", TABLES, merge={"public.t": "columns"}) as nodes:
+    with mesh(slave_cluster, "ab", TABLES, merge={"public.t": policy}) as nodes:
         names = {node: nodes.value(node, "SELECT current_database()") for node in nodes.dsns}
         given = ("-v", f"master_role={reading}", "-v", f"slave_role={writing}")
         try:
@@ -325,7 +333,7 @@ def test_roles_that_are_no_superusers_merge(slave_cluster: Cluster) -> None:
                 nodes.sql("b", "UPDATE public.t SET u = 1 WHERE id = 1")
                 deliver(sessions)
             assert nodes.rows("a") == nodes.rows("b")
-            assert [(row["u"], row["n"]) for row in nodes.rows("a")] == [(1, 1)]
+            assert [(row["u"], row["n"]) for row in nodes.rows("a")] == [wanted]
         finally:
             for name in names.values():
                 for role in (reading, writing):

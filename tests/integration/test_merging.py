@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,7 @@ from pyreplica.database import Connection
 from pyreplica.demo.cluster import Cluster
 from pyreplica.errors import DatabaseError
 from pyreplica.replication.session import Session
-from tests.integration.nodes import Mesh, deliver, mesh
+from tests.integration.nodes import Mesh, deliver, merge_file, mesh
 from tests.support import connect
 
 TABLE = """
@@ -92,21 +93,39 @@ ACTIONS = st.lists(
 )
 
 
-@pytest.fixture(
-    params=[
-        ("row", "plpython3u", ""),
-        ("columns", "plpgsql", TRIGGERS),
-        ({"counters": ["n"]}, "plpython3u", ""),
-        ({"counters": ["n"]}, "plpgsql", TRIGGERS),
-    ],
-    ids=["row", "columns with triggers", "counters", "counters with triggers"],
-)
-def nodes(request: pytest.FixtureRequest, slave_cluster: Cluster) -> Iterator[Mesh]:
+# what has been added to n by all is kept, of the others it depends on how many there are
+FUNCTION = """
+def merge(conflict):
+    rows = [row for row in conflict.rows if row is not None]
+    if len(rows) * 2 < len(conflict.rows):
+        return None
+    old = 0 if conflict.old is None else conflict.old["n"]
+    kept = rows[len(rows) // 2]
+    kept["n"] = old + sum(row["n"] - old for row in rows)
+    kept["a"] = "".join(sorted({*"".join(row["a"] or "" for row in rows)}))
+    return kept
+"""
+WAYS = {
+    "last update": ("last_update_wins", "plpython3u", ""),
+    "first update": ("first_update_wins", "plpython3u", ""),
+    "priority": ({"priority": ["b", "a"]}, "plpgsql", TRIGGERS),
+    "function with triggers": ({"function": FUNCTION}, "plpgsql", TRIGGERS),
+    "columns with triggers": ("columns", "plpgsql", TRIGGERS),
+    "counters": ({"counters": ["n"]}, "plpython3u", ""),
+    "counters with triggers": ({"counters": ["n"]}, "plpgsql", TRIGGERS),
+}
+
+
+@pytest.fixture(params=WAYS)
+def nodes(request: pytest.FixtureRequest, slave_cluster: Cluster, tmp_path: Path) -> Iterator[Mesh]:
     """Three nodes with clocks that are wrong."""
-    way, capture, triggers = request.param
+    way, capture, triggers = WAYS[request.param]
+    if isinstance(way, dict) and "function" in way:
+        way = {"function": merge_file(tmp_path, FUNCTION)}
     options: dict[str, Any] = {"merge": {"public.t": way}, "capture": capture}
     with mesh(slave_cluster, "abc", TABLE + triggers, **options) as made:
         made.everywhere(CLOCK)
+        made.name()
         made.begin()
         yield made
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.config.replication import Transform
+from pyreplica.config.pythonfile import PythonFile
 from pyreplica.errors import ApplyError, Refused
 from pyreplica.model import Step
 from pyreplica.replication.addition import Addition
@@ -193,7 +193,7 @@ def test_a_hook_that_raises_stops_the_batch_and_is_named_with_row_and_line(
         """,
         "raising.py",
     )
-    raising = replace(made, transform=Transform(path, ""))
+    raising = replace(made, transform=PythonFile(path, ""))
     with running(raising) as started:
         sql(
             databases.master,
@@ -234,7 +234,7 @@ def test_what_cannot_be_applied_is_refused_by_name(
     code = f"def change(change):\n    return {result}\n"
     made = transformed(databases, tmp_path, "def change(change): return change", rows="")
     path = written(tmp_path, code, "wrong.py")
-    with running(replace(made, transform=Transform(path, ""))) as started:
+    with running(replace(made, transform=PythonFile(path, ""))) as started:
         sql(databases.master, "INSERT INTO public.t VALUES (10, 1)")
         line = started.until_said("the transform")
     assert says in line

@@ -13,13 +13,13 @@ def test_tables_are_merged_in_one_of_three_ways() -> None:
     found = shop(
         "both_ways: true",
         "merge:",
-        "  public.note: row",
+        "  public.note: last_update_wins",
         "  public.customer: columns",
         "  public.item: {counters: [stock, sold]}",
     )
     assert found.both_ways
     assert found.merge == (
-        Merge("public", "note", "row"),
+        Merge("public", "note", "last_update_wins"),
         Merge("public", "customer", "columns"),
         Merge("public", "item", "columns", ("stock", "sold")),
     )
@@ -30,20 +30,27 @@ def test_tables_are_merged_in_one_of_three_ways() -> None:
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (["merge: {public.t: row}"], "merged only where both databases are written"),
+        (["merge: {public.t: last_update_wins}"], "merged only where both databases are written"),
         (["both_ways: true", "guard: true"], "the slave cannot be guarded"),
         (
-            ["both_ways: true", "merge: {public.t: row}", "forward: true"],
+            ["both_ways: true", "merge: {public.t: last_update_wins}", "forward: true"],
             "`forward:` and `merge:` do not go together",
         ),
         (
-            ["both_ways: true", "merge: {public.t: row}", "map: {schemas: {public: shop}}"],
+            [
+                "both_ways: true",
+                "merge: {public.t: last_update_wins}",
+                "map: {schemas: {public: shop}}",
+            ],
             "`map:` and `merge:` do not go together",
         ),
         (["both_ways: true", "merge: [public.t]"], "expected a mapping of tables"),
-        (["both_ways: true", "merge: {t: row}"], "'t' is no name of a table"),
-        (["both_ways: true", "merge: {public.t: cell}"], "expected row, columns, or a mapping"),
-        (["both_ways: true", "merge: {public.t: {}}"], "expected row, columns, or a mapping"),
+        (["both_ways: true", "merge: {t: last_update_wins}"], "'t' is no name of a table"),
+        (
+            ["both_ways: true", "merge: {public.t: cell}"],
+            "expected error, apply_remote, keep_local",
+        ),
+        (["both_ways: true", "merge: {public.t: {}}"], "expected error, apply_remote, keep_local"),
         (["both_ways: true", "merge: {public.t: {counter: [n]}}"], "unknown key"),
         (["both_ways: true", "merge: {public.t: {counters: []}}"], "expected at least one column"),
         (["both_ways: true", "merge: {public.t: {counters: [1]}}"], "expected a column's name"),

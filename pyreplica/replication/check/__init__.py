@@ -14,6 +14,7 @@ from pyreplica.replication.check.sequences import sequences
 from pyreplica.replication.check.tables import mapping, tables
 from pyreplica.replication.drift import unseen_ddl
 from pyreplica.replication.hooks import hooks_of
+from pyreplica.replication.merging import functions
 from pyreplica.slave import Slave
 
 __all__ = ["Finding", "check"]
@@ -26,6 +27,7 @@ def check(config: ReplicationConfig) -> Iterator[Finding]:
     master: Master | None = None
     slave: Slave | None = None
     yield from _transform(config)
+    yield from _functions(config)
     try:
         try:
             master = Master(config)
@@ -67,6 +69,15 @@ def _transform(config: ReplicationConfig) -> Iterator[Finding]:
             "transform",
             f"{hooks.path} has a function conflict(), and no policy in `conflicts:` is `transform`",
         )
+
+
+def _functions(config: ReplicationConfig) -> Iterator[Finding]:
+    """Whether the functions that merge tables can be loaded; the files are executed for that."""
+    try:
+        for (schema, name), function in functions(config).items():
+            yield Finding("ok", f"{schema}.{name}", f"is merged by the function of {function.path}")
+    except PyReplicaError as error:
+        yield Finding("problem", "merge", error.what, error.hint)
 
 
 def _server(side: Master | Slave) -> Iterator[Finding]:
