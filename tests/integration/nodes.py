@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,19 @@ def deliver(sessions: dict[tuple[str, str], Session]) -> None:
 
 
 @contextmanager
-def mesh(cluster: Cluster, names: Sequence[str], tables: str, **options: Any) -> Iterator[Mesh]:
-    """Databases of one server with these tables, installed and not begun."""
+def mesh(
+    cluster: Cluster,
+    names: Sequence[str],
+    tables: str,
+    *,
+    of: Mapping[str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> Iterator[Mesh]:
+    """Databases of one server with these tables, installed and not begun.
+
+    Args:
+        of: options of the replications whose master is a node, besides those of all.
+    """
     number = next(_numbers)
     databases = {name: f"node_{name}_{number}" for name in names}
     for database in databases.values():
@@ -113,6 +124,7 @@ def mesh(cluster: Cluster, names: Sequence[str], tables: str, **options: Any) ->
             "slave": dsns[other],
             "both_ways": True,
             **options,
+            **(of or {}).get(one, {}),
         }
         for one, other in itertools.permutations(names, 2)
     }

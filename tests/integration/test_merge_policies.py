@@ -17,6 +17,7 @@ from pyreplica.model import Step
 from pyreplica.replication.check import check
 from pyreplica.replication.session import Session
 from tests.integration.nodes import Mesh, deliver, merge_file, mesh
+from tests.integration.test_docs import ROOT, blocks, section
 from tests.support import copy, eventually, running
 
 TABLE = """
@@ -31,9 +32,11 @@ $$
 
 
 @contextmanager
-def nodes_of(cluster: Cluster, names: str, way: Any, table: str = TABLE) -> Iterator[Mesh]:
+def nodes_of(
+    cluster: Cluster, names: str, way: Any, table: str = TABLE, **options: Any
+) -> Iterator[Mesh]:
     """Nodes, called by their letters, whose clocks say 1, 2, ... in this order."""
-    with mesh(cluster, names, table, merge={"public.t": way}) as made:
+    with mesh(cluster, names, table, merge={"public.t": way}, **options) as made:
         made.name()
         for number, node in enumerate(names, 1):
             made.sql(node, CLOCK.format(number))
@@ -195,6 +198,23 @@ def test_a_function_makes_one_row_of_all(slave_cluster: Cluster, tmp_path: Path)
             assert nodes.versions(node) == nodes.versions("a")
 
 
+def test_the_function_of_both_ways_md(slave_cluster: Cluster, tmp_path: Path) -> None:
+    (code,) = blocks(section(ROOT / "docs" / "both-ways.md", "A function"), "python")
+    table = (
+        "CREATE TABLE public.t (id integer PRIMARY KEY, priority integer, stock integer, "
+        "note text); "
+        "INSERT INTO public.t VALUES (1, 1, 100, 'x'), (2, 1, 100, 'x')"
+    )
+    way = {"function": merge_file(tmp_path, code)}
+    with nodes_of(slave_cluster, "ab", way, table) as nodes, nodes.sessions() as sessions:
+        nodes.sql("a", "UPDATE public.t SET priority = 2, stock = stock - 10, note = 'a'")
+        nodes.sql("b", "UPDATE public.t SET stock = stock - 1, note = 'b' WHERE id = 1")
+        nodes.sql("b", "DELETE FROM public.t WHERE id = 2")
+        deliver(sessions)
+        assert nodes.rows("a") == nodes.rows("b")
+        assert nodes.rows("a") == [{"id": 1, "priority": 2, "stock": 89, "note": "a"}]
+
+
 FAULTS = {
     "raise ValueError('no idea')": r"it failed: ValueError: no idea, line 2$",
     "return None": "it has returned None, and nobody has deleted the row",
@@ -245,8 +265,11 @@ def test_a_function_that_is_not_there_or_not_named_is_told(
 
 def test_two_nodes_keep_the_rows_of_one(slave_cluster: Cluster) -> None:
     # the replication into a keeps a's rows, the one into b takes them
-    with mesh(slave_cluster, "ab", TABLE, merge={"public.t": "keep_local"}) as nodes:
-        nodes.sql("b", "SELECT pyreplica.set_merge('public.t', 'apply_remote')")
+    ways = {
+        "a": {"merge": {"public.t": "keep_local"}},
+        "b": {"merge": {"public.t": "apply_remote"}},
+    }
+    with mesh(slave_cluster, "ab", TABLE, of=ways) as nodes:
         nodes.begin()
         nodes.sql("a", *changes("a"), "DELETE FROM public.t WHERE id = 2")
         nodes.sql("b", *changes("b"), "UPDATE public.t SET a = 'b' WHERE id = 2")
@@ -309,7 +332,10 @@ def deliver_again(sessions: dict[tuple[str, str], Session]) -> None:
 def test_a_conflict_stops_until_somebody_settles_the_row(
     slave_cluster: Cluster, winner: str
 ) -> None:
-    with nodes_of(slave_cluster, "abc", "error") as nodes, nodes.sessions() as sessions:
+    with (
+        nodes_of(slave_cluster, "abc", "error", on_error="quarantine") as nodes,
+        nodes.sessions() as sessions,
+    ):
         nodes.sql("a", "UPDATE public.t SET a = 'a' WHERE id = 1")
         nodes.sql("b", "UPDATE public.t SET a = 'b' WHERE id = 1")
         nodes.sql("b", "DELETE FROM public.t", "INSERT INTO public.t VALUES (1, 'b')")
@@ -347,6 +373,24 @@ def test_a_row_that_is_gone_on_one_node_can_be_gone_on_all(slave_cluster: Cluste
         assert said == 'public.t {"id": "3"}: there is no row, which goes to all nodes'
         deliver(sessions)
         assert nodes.rows("a") is None is nodes.rows("b")
+
+
+def test_names_and_keys_are_quoted_in_the_statement(slave_cluster: Cluster) -> None:
+    table = """CREATE TABLE public."T's" ("K k" text PRIMARY KEY, a text)"""
+    merge = {"public.T's": "error"}
+    with mesh(slave_cluster, "ab", table, merge=merge) as nodes:
+        nodes.begin()
+        for node in "ab":
+            nodes.sql(
+                node, f"""INSERT INTO public."T's" VALUES ('o''clo\\ck "%" {{x}}', '{node}')"""
+            )
+        with nodes.sessions() as sessions:
+            with pytest.raises(ApplyError) as raised:
+                sessions["a", "b"].step()
+            sessions["a", "b"].recover()
+            nodes.value("b", settling(raised.value))
+            deliver_again(sessions)
+        assert nodes.rows("a", """public."T's\"""") == nodes.rows("b", """public."T's\"""")
 
 
 def test_what_was_settled_may_come_in_a_later_batch(slave_cluster: Cluster) -> None:

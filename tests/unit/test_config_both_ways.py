@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 
 from pyreplica.config.merging import Merge
+from pyreplica.config.pythonfile import PythonFile
 from pyreplica.errors import ConfigError
 from tests.unit.test_config import shop
 
 
-def test_tables_are_merged_in_one_of_three_ways() -> None:
+def test_each_merged_table_has_a_policy(tmp_path: Path) -> None:
+    file = tmp_path / "merge.py"
+    file.write_text("")
     found = shop(
         "both_ways: true",
         "merge:",
         "  public.note: last_update_wins",
+        "  public.first: first_update_wins",
+        "  public.other: {priority: [paris, tokyo]}",
+        f"  public.plan: {{function: {file}}}",
         "  public.customer: columns",
         "  public.item: {counters: [stock, sold]}",
+        "  public.a: error",
+        "  public.b: keep_local",
+        "  public.c: apply_remote",
     )
     assert found.both_ways
     assert found.merge == (
         Merge("public", "note", "last_update_wins"),
+        Merge("public", "first", "first_update_wins"),
+        Merge("public", "other", "priority", priority=("paris", "tokyo")),
+        Merge("public", "plan", "function", function=PythonFile(file, sha256(b"").hexdigest())),
         Merge("public", "customer", "columns"),
         Merge("public", "item", "columns", ("stock", "sold")),
+        Merge("public", "a", "error"),
+        Merge("public", "b", "keep_local"),
+        Merge("public", "c", "apply_remote"),
     )
     assert not shop().both_ways
     assert shop().merge == ()
@@ -54,6 +72,17 @@ def test_tables_are_merged_in_one_of_three_ways() -> None:
         (["both_ways: true", "merge: {public.t: {counter: [n]}}"], "unknown key"),
         (["both_ways: true", "merge: {public.t: {counters: []}}"], "expected at least one column"),
         (["both_ways: true", "merge: {public.t: {counters: [1]}}"], "expected a column's name"),
+        (["both_ways: true", "merge: {public.t: priority}"], "expected error, apply_remote"),
+        (["both_ways: true", "merge: {public.t: {priority: a}}"], "expected a list of nodes"),
+        (["both_ways: true", "merge: {public.t: {priority: []}}"], "expected at least one node"),
+        (["both_ways: true", "merge: {public.t: {priority: [a, a]}}"], "'a' is listed twice"),
+        (["both_ways: true", "merge: {public.t: {priority: ['']}}"], "a node has a name"),
+        (["both_ways: true", "merge: {public.t: {function: merge.py}}"], "expected the absolute"),
+        (["both_ways: true", "merge: {public.t: {function: /etc/merge}}"], "expected the absolute"),
+        (
+            ["both_ways: true", "merge: {public.t: {function: /x.py, priority: [a]}}"],
+            "expected error, apply_remote",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(lines: list[str], problem: str) -> None:
