@@ -95,6 +95,10 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'table % is not merged', "table" USING HINT = 'Only conflicts of merged tables are settled by this.';
     END IF;
+    IF seen <> '{}' AND t.shape #>> '{merge,way}' <> 'error' THEN
+        RAISE EXCEPTION 'conflicts of table % are settled by its policy, and not by hand', "table"
+            USING HINT = 'Without stamps the row as it is here is sent to the other nodes once more.';
+    END IF;
     found_ := format('FROM %s k LEFT JOIN LATERAL (SELECT * FROM %s m WHERE %s %%s) m ON true',
         pyreplica.rows_of(t.shape, pyreplica.given_keys(t.shape), true),
         pyreplica.rows_of(t.shape, format('ONLY %I.%I', t.shape ->> 'schema', t.shape ->> 'table')),

@@ -454,6 +454,9 @@ def test_what_cannot_be_settled_is_refused(slave_cluster: Cluster) -> None:
                 "BEGIN ISOLATION LEVEL REPEATABLE READ; "
                 "SELECT pyreplica.settle_row('public.t', '{\"id\": 1}')",
             )
+        nodes.sql("a", "SELECT pyreplica.set_merge('public.t', 'last_update_wins')")
+        with pytest.raises(DatabaseError, match="are settled by its policy"):
+            nodes.sql("a", """SELECT pyreplica.settle_row('public.t', '{"id": 1}', '{"b": 9}')""")
         assert nodes.value("a", "SELECT count(*) FROM pyreplica.replica_log") == 0
 
 
