@@ -153,10 +153,10 @@ def test_a_copy_has_the_rows_that_are_in_conflict(slave_cluster: Cluster) -> Non
 
 
 FUNCTION = """
-from pyreplica.transform import Conflict
+from pyreplica.transform import MergeConflict
 
 
-def merge(conflict: Conflict):
+def merge(conflict: MergeConflict):
     assert conflict.table == "public.t" and isinstance(conflict.key["id"], int)
     assert list(conflict.nodes) == sorted(conflict.nodes)
     if None in conflict.rows:

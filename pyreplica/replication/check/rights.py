@@ -36,7 +36,8 @@ CALLED_ON_SLAVE = (
     *("move_cursor", "expect", "failing", "run_ddl", "merge", "pause", "resume"),
     # where it is a master as well
     *("forwards", "forward_ddl", "rotate_log"),
-    *("merge_versions", "has_seen", "is_later", "latest_of"),
+    *("merge_versions", "has_seen", "is_later", "latest_of", "seen_of_both"),
+    *("keeps_siblings", "shown_of", "with_sibling"),
 )
 """What a daemon's role needs in the schema pyreplica, whatever it is given by sql/roles.sql."""
 
