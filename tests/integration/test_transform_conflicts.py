@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.config.replication import Transform
+from pyreplica.config.pythonfile import PythonFile
 from pyreplica.errors import Refused
 from pyreplica.model import EventKind, Step
 from pyreplica.replication.compare import compare
@@ -240,7 +240,7 @@ def test_a_function_that_raises_or_gives_nonsense_stops_the_batch_and_is_named(
     made = settled(databases, tmp_path, "def conflict(conflict): return 'skip'\n")
     path = written(tmp_path, f"def conflict(conflict):\n    return {returned}\n", "wrong.py")
     sql(databases.slave, DAMAGES["update_differs"])
-    with running(replace(made, transform=Transform(path, ""))) as started:
+    with running(replace(made, transform=PythonFile(path, ""))) as started:
         sql(databases.master, *WORK)
         line = started.until_said('cannot update public.t {"id": "3"}: ')
         assert NONSENSE[returned] in line
@@ -290,7 +290,7 @@ def test_in_quarantine_it_waits_and_is_asked_again_by_retry(
         assert "RuntimeError: not yet, line 6" in (outcome.problem or "")
         code = "def conflict(conflict): return {**conflict.slave_row, 'n': conflict.row['n']}\n"
         corrected = written(tmp_path, code, "corrected.py")
-        (outcome,) = retry(replace(made, transform=Transform(corrected, "")))
+        (outcome,) = retry(replace(made, transform=PythonFile(corrected, "")))
         assert outcome.resolution == "merged"
         assert len(outcome.ids) == 2
         assert of_slave(databases, 3) == ("30", "mine")
@@ -321,7 +321,7 @@ def test_what_waits_is_settled_by_it_too(
         sql(databases.master, *WORK)
         wait(made, LIMIT)
     answering = written(tmp_path, f"def conflict(conflict): return {returned}\n", "answering.py")
-    (outcome,) = retry(replace(made, transform=Transform(answering, "")))
+    (outcome,) = retry(replace(made, transform=PythonFile(answering, "")))
     assert (outcome.resolution, of_slave(databases, KEYS[conflict])) == RETRIED[conflict, returned]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyreplica.config import ReplicationConfig
-from pyreplica.config.replication import Transform
+from pyreplica.config.pythonfile import PythonFile
 from pyreplica.model import EventKind, Step
 from pyreplica.replication.conflicts import listed, retry, skip
 from pyreplica.replication.report import report
@@ -69,7 +69,7 @@ def quarantining(
 
 def corrected(made: ReplicationConfig, folder: Path, code: str = LENIENT) -> ReplicationConfig:
     """The replication with another file."""
-    return replace(made, transform=Transform(written(folder, code, "corrected.py"), ""))
+    return replace(made, transform=PythonFile(written(folder, code, "corrected.py"), ""))
 
 
 def waiting(made: ReplicationConfig) -> list[tuple[str, str]]:
