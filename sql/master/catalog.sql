@@ -1,8 +1,13 @@
 -- What the capture of a table depends on, as the catalog has it. A part of master-install.sql.
 
+-- (Some functions here are in PL/pgSQL because its queries stay planned: these are called for every column of every table,
+-- and to plan a query takes ten times as long as to run it.)
+
 -- The types a type is made of, down to base types, enums and pseudo-types.
 CREATE OR REPLACE FUNCTION pyreplica.base_types(of oid) RETURNS SETOF oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE parts(typ) AS (
         SELECT of
         UNION
@@ -24,7 +29,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             ) n(typ)
     )
     SELECT p.typ FROM parts p JOIN pg_type t ON t.oid = p.typ
-    WHERE t.typtype IN ('b', 'e', 'p') AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
+    WHERE t.typtype IN ('b', 'e', 'p') AND NOT (t.typcategory = 'A' AND t.typelem <> 0);
+END
 $$;
 
 -- Whether values of a type print the same whatever the session's settings are.
@@ -47,13 +53,21 @@ $$;
 
 -- The type that a domain is made over; any other type is its own.
 CREATE OR REPLACE FUNCTION pyreplica.base_of(typ oid) RETURNS oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE under(typ) AS (
-        SELECT base_of.typ
-        UNION ALL
-        SELECT t.typbasetype FROM under u JOIN pg_type t ON t.oid = u.typ WHERE t.typtype = 'd'
-    )
-    SELECT u.typ FROM under u JOIN pg_type t ON t.oid = u.typ WHERE t.typtype <> 'd'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    base oid := typ;
+    under oid;
+BEGIN
+    LOOP
+        SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype END INTO under FROM pg_type t WHERE t.oid = base;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        ELSIF under IS NULL THEN
+            RETURN base;
+        END IF;
+        base := under;
+    END LOOP;
+END
 $$;
 
 -- How an expression becomes a value of that type; a template for format(). Functions and operators that somebody
@@ -101,7 +115,7 @@ $$;
 
 -- All tables below one in an inheritance or partition tree.
 CREATE OR REPLACE FUNCTION pyreplica.descendants(rel oid) RETURNS SETOF oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE below(relid) AS (
         SELECT inhrelid FROM pg_inherits WHERE inhparent = rel
         UNION
@@ -112,7 +126,7 @@ $$;
 
 -- All tables above one in an inheritance tree.
 CREATE OR REPLACE FUNCTION pyreplica.ancestors(rel oid) RETURNS SETOF oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE above(relid) AS (
         SELECT inhparent FROM pg_inherits WHERE inhrelid = rel
         UNION
@@ -123,7 +137,7 @@ $$;
 
 -- The tables that a statement on one of them may change through inheritance or partitioning; itself, too.
 CREATE OR REPLACE FUNCTION pyreplica.family_of(rel oid) RETURNS SETOF oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE family(relid) AS (
         SELECT rel
         UNION

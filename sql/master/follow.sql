@@ -9,24 +9,46 @@ BEGIN
 END
 $$;
 
+-- The tables whose capture may depend on the definitions of these, whether they are captured or not.
+CREATE OR REPLACE FUNCTION pyreplica.near(changed oid[]) RETURNS oid[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    family constant oid[] := ARRAY(SELECT DISTINCT f FROM unnest(changed) c, pyreplica.family_of(c) f);
+BEGIN
+    RETURN ARRAY(
+        SELECT unnest(family)
+        UNION
+        -- that were partitions of one when they were last looked at
+        SELECT k.relid FROM pyreplica.replica_partition k WHERE k.root = ANY (family)
+        UNION
+        -- that had a child which is gone or does not inherit any more
+        SELECT r.relid FROM pyreplica.replica_table r
+        WHERE r.active AND jsonb_typeof(r.shape -> 'children') = 'array' AND EXISTS (
+            SELECT FROM pyreplica.children_of(r.shape) c JOIN pyreplica.replica_table t ON t.id = c
+            WHERE t.relid = ANY (changed)));
+END
+$$;
+
 -- Brings captures in line with the catalog after the definitions of some tables have changed, or of any (null).
 -- Answers how many it had to change. (jit = off, here and elsewhere: compiling such queries on the catalog takes ten times
 -- as long as running them.)
 CREATE OR REPLACE FUNCTION pyreplica.refresh(changed oid[] DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
+    -- Looked for by index in arrays, here and below: with a thousand tables that are added one after another, nothing
+    -- may look at all of them each time.
+    near constant oid[] := CASE WHEN changed IS NULL THEN ARRAY(
+            SELECT r.relid FROM pyreplica.replica_table r WHERE r.active
+            UNION
+            SELECT g.tgrelid FROM pg_trigger g)
+        ELSE pyreplica.near(changed) END;
     -- detached partitions that still log under their old root, and removed tables
     strays constant oid[] := ARRAY(
         SELECT DISTINCT g.relid FROM pyreplica.capture_trigger g JOIN pg_class c ON c.oid = g.relid
-        WHERE NOT EXISTS (SELECT FROM pyreplica.replica_table r WHERE r.active
+        WHERE g.relid = ANY (near) AND NOT EXISTS (SELECT FROM pyreplica.replica_table r WHERE r.active
             AND r.relid = CASE WHEN c.relispartition THEN pyreplica.root_of(g.relid) ELSE g.relid END));
     concerned constant oid[] := ARRAY(
-        SELECT r.relid FROM pyreplica.replica_table r
-        WHERE r.active AND (changed IS NULL
-            OR r.relid IN (SELECT pyreplica.family_of(c) FROM unnest(changed) c)
-            -- it had a child that is gone or does not inherit any more
-            OR EXISTS (SELECT FROM pyreplica.replica_table t
-                WHERE t.relid = ANY (changed) AND r.shape -> 'children' @> to_jsonb(t.id))));
+        SELECT r.relid FROM pyreplica.replica_table r WHERE r.active AND r.relid = ANY (near));
     t record;
     newest integer;
     brought integer := 0;

@@ -155,9 +155,9 @@ DECLARE
     names constant text[] := ARRAY(
         SELECT unnest(pyreplica.settings_of(typ)) FROM (
             SELECT DISTINCT (c ->> 'type')::oid AS typ
-            FROM pyreplica.replica_table t JOIN pyreplica.replica_table r
-                ON r.id = t.id OR t.shape -> 'children' @> to_jsonb(r.id), jsonb_array_elements(r.shape -> 'columns') c
-            WHERE t.id = generation) k);
+            FROM pyreplica.replica_table r, jsonb_array_elements(r.shape -> 'columns') c
+            WHERE r.id = ANY (generation || ARRAY(
+                SELECT pyreplica.children_of(t.shape) FROM pyreplica.replica_table t WHERE t.id = generation))) k);
     settings constant text := (
         SELECT string_agg(format('SET %I = %L', s.name, s.value), ' ')
         FROM pyreplica.print_settings() s WHERE s.name = ANY (names));

@@ -161,7 +161,7 @@ DECLARE
 BEGIN
     PERFORM pyreplica.drop_triggers(rel);
     IF language = 'plpgsql'
-        AND NOT EXISTS (SELECT FROM pyreplica.capture_function f WHERE f.generation = set_triggers.generation)
+        AND to_regprocedure(format('pyreplica.%I()', pyreplica.capture_name(generation, 'INSERT'))) IS NULL
     THEN
         PERFORM pyreplica.make_captures(generation);
     END IF;

@@ -14,6 +14,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ORDER BY (c ->> 'key')::integer, n
 $$;
 
+-- The generations of the tables that inherit from the one of a shape: shape_of()'s 'children'.
+CREATE OR REPLACE FUNCTION pyreplica.children_of(shape jsonb) RETURNS SETOF integer
+LANGUAGE sql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c::integer
+    FROM jsonb_array_elements(CASE jsonb_typeof(shape -> 'children') WHEN 'array' THEN shape -> 'children' END) c
+$$;
+
 -- A jsonb object of the key's or the other columns' values as text, out of the row with the alias `source`; or, where
 -- that is not there, out of the row `otherwise`.
 CREATE OR REPLACE FUNCTION pyreplica.object_of(
@@ -243,8 +250,8 @@ DECLARE
     old_and_new constant text := 'WITH touched AS (TABLE old_rows UNION ALL TABLE new_rows) ';
     filtered constant boolean := shape ? 'filters';
     -- a statement on a parent logs its children's rows, too
-    with_slaves constant boolean := filtered OR EXISTS (SELECT FROM pyreplica.replica_table t
-        WHERE capture_parts.shape -> 'children' @> to_jsonb(t.id) AND t.shape ? 'filters');
+    with_slaves constant boolean := filtered OR EXISTS (SELECT FROM pyreplica.children_of(shape) c
+        JOIN pyreplica.replica_table t ON t.id = c WHERE t.shape ? 'filters');
     of_new constant text := CASE WHEN filtered THEN ', nullif(n.slaves, -1)' ELSE '' END;
     of_old constant text := CASE WHEN filtered THEN ', nullif(o.slaves, -1)' ELSE '' END;
     truncated constant text := format('SELECT %s, ''T''::"char", NULL::jsonb, NULL::jsonb%s', generation,

@@ -26,6 +26,10 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_table (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX IF NOT EXISTS replica_table_active ON pyreplica.replica_table (relid) WHERE active;
+CREATE INDEX IF NOT EXISTS replica_table_relid ON pyreplica.replica_table (relid);
+-- those that others inherit from: few, if any
+CREATE INDEX IF NOT EXISTS replica_table_parent ON pyreplica.replica_table (relid)
+    WHERE active AND jsonb_typeof(shape -> 'children') = 'array';
 
 -- Bit 0 names the segment of the log that is written; each other bit stands for a slave whose daemon sleeps and
 -- wants to be woken by NOTIFY. It is a sequence because reading last_value is not bound to a snapshot: a writer
