@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help prepare setup demo lint test test-faults test-versions soak bench bench-triggers bench-growth bench-operation bench-quick peers screenshot clean
+.PHONY: help prepare setup demo lint test test-faults test-versions soak bench bench-triggers bench-growth bench-operation bench-features bench-quick peers screenshot clean
 # The targets are steps in an order; with -j the lint would run before its tools are there.
 .NOTPARALLEL:
 
@@ -90,8 +90,11 @@ bench-growth: setup ## what a row costs with more rows, tables, columns, slaves
 bench-operation: setup ## memory, the log, idling, the initial copy, compare
 	@$(bin)/python -m tests.bench.operation --text benchmarks.txt
 
+bench-features: setup ## what merging, filters, forwarding, mapping, transforms cost
+	@$(bin)/python -m tests.bench.features --text benchmarks.txt
+
 bench-quick: setup ## the same in some minutes, beside built-in logical replication alone
-	@$(bin)/python -m tests.bench --systems "pyreplica builtin" --rounds 1 --scale 0.25 --commits 60 --seconds 2
+	@$(bin)/python -m tests.bench --systems "pyreplica builtin" --measures "catch-up latency cost trigger" --rounds 1 --scale 0.25 --commits 60 --seconds 2
 
 peers: setup ## install the other systems from Debian's packages, for make bench
 	@.ci/prepare $$($(bin)/python -m tests.bench --packages)

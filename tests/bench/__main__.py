@@ -67,10 +67,10 @@ def main() -> int:
             say(f"{name}: making its servers")
             contestants[name] = stack.enter_context(Contestant(SYSTEMS[name], home))
         if given.keep is None:
-            figures = run(plan, contestants, say)
+            figures = run(plan, contestants, home, say)
         else:
             kept = Kept(given.keep, plan, contestants)
-            figures = run(plan, contestants, say, kept.load(), kept.save)
+            figures = run(plan, contestants, home, say, kept.load(), kept.save)
         text = report(plan, contestants, figures)
         titles = {name: one.system.title for name, one in contestants.items()}
     say(f"\n{text}")

@@ -1,13 +1,14 @@
-"""The figures of catching up as a picture (SVG): bars, each with its number."""
+"""The figures of catching up, and of writers with more slaves, as a picture (SVG): bars."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from tests.bench.report import OURS
 from tests.bench.run import Figures, Plan
+from tests.bench.slaves import CLIENTS
 
 _WIDTH = 720
 _LABELS = 150
@@ -47,23 +48,43 @@ def _parts(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Iterator[
             name: statistics.median(figures.rates(backlog, name))
             for name in figures.caught_up[backlog.name]
         }
+        heading = f"{backlog.name}: {backlog.title}"
+        yield from _bars(y, heading, [(titles[name], rates[name], name == OURS) for name in rates])
+        y += _height(len(rates))
+    if figures.slaves:
         y += _GAP
-        yield y, _text(16, y, f"{backlog.name}: {backlog.title}", colour=_FAINT)
-        y += 8
-        for name, rate in rates.items():
-            length = (_WIDTH - _LABELS - _NUMBERS) * rate / max(rates.values())
-            ours = name == OURS
-            middle = y + _BAR - 3
-            weight = 600 if ours else 400
-            yield middle, _text(_LABELS - 8, middle, titles[name], anchor="end", weight=weight)
-            yield (
-                middle,
-                f'<rect x="{_LABELS}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="2" '
-                f'fill="{_OURS if ours else _OTHERS}"/>',
-            )
-            number = f"{rate:,.0f}"
-            yield middle, _text(_LABELS + length + 6, middle, number, weight=weight)
-            y += _STEP
+        title = "Writing to a master with more slaves, transactions a second"
+        yield y, _text(16, y, title, size=15, weight=600)
+        bars = [
+            (f"{count} slave{'s' if count > 1 else ''}", statistics.median(rates), True)
+            for count, *rates in zip(plan.slaves, *figures.slaves, strict=True)
+        ]
+        yield from _bars(y, f"PyReplica: {CLIENTS} clients, nothing is applied meanwhile", bars)
+
+
+def _height(bars: int) -> int:
+    return _GAP + 8 + bars * _STEP
+
+
+def _bars(
+    y: int, heading: str, bars: Sequence[tuple[str, float, bool]]
+) -> Iterator[tuple[int, str]]:
+    """Bars below a height, each with its name, its figure, and whether it is ours."""
+    y += _GAP
+    yield y, _text(16, y, heading, colour=_FAINT)
+    y += 8
+    for name, rate, ours in bars:
+        length = (_WIDTH - _LABELS - _NUMBERS) * rate / max(one for _, one, _ in bars)
+        middle = y + _BAR - 3
+        weight = 600 if ours else 400
+        yield middle, _text(_LABELS - 8, middle, name, anchor="end", weight=weight)
+        yield (
+            middle,
+            f'<rect x="{_LABELS}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="2" '
+            f'fill="{_OURS if ours else _OTHERS}"/>',
+        )
+        yield middle, _text(_LABELS + length + 6, middle, f"{rate:,.0f}", weight=weight)
+        y += _STEP
 
 
 def _text(

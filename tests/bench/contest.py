@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +30,12 @@ class Contestant:
     Args:
         kind: the system.
         folder: for the servers and for files.
+        settings: of both servers.
     """
 
-    def __init__(self, kind: type[System], folder: Path) -> None:
+    def __init__(
+        self, kind: type[System], folder: Path, settings: Mapping[str, str] = BASE
+    ) -> None:
         self._stack = ExitStack()
         self._done = itertools.count(1)
         home = folder / kind.name
@@ -40,8 +43,8 @@ class Contestant:
         home.chmod(0o755)
         try:
             self.master, self.slave = (
-                self._stack.enter_context(Cluster.create(home, side, {**BASE, **settings}))
-                for side, settings in (
+                self._stack.enter_context(Cluster.create(home, side, {**settings, **own}))
+                for side, own in (
                     ("master", kind.master_settings),
                     ("slave", kind.slave_settings),
                 )
@@ -80,7 +83,9 @@ class Contestant:
             execute(self.system.master_dsn, *backlog.before)
             self.settle()
             self.system.pause()
+        began = time.perf_counter()
         backlog.write(self.master)
+        wrote = time.perf_counter() - began
         self.checkpoint()
         mark = self._mark()
         with Usage(self.system.processes()) as usage, session(self.system.slave_dsn) as slave:
@@ -97,7 +102,7 @@ class Contestant:
         self.check()
         self.system.pause()
         self.empty(backlog.after)
-        return CaughtUp(seconds, usage.cpu, usage.peak)
+        return CaughtUp(seconds, usage.cpu, usage.peak, wrote)
 
     # Between measurements
 
@@ -114,9 +119,8 @@ class Contestant:
 
     def empty(self, tables: Sequence[str]) -> None:
         """Take rows away on both sides, whatever the system thinks of TRUNCATE."""
-        for dsn in (self.system.master_dsn, self.system.slave_dsn):
-            for table in tables:
-                execute(dsn, "SET session_replication_role = replica", f"TRUNCATE {table}")
+        for table in tables:
+            self.system.empty(table)
         if tables:
             self.system.resume()
             self.settle()
@@ -126,11 +130,14 @@ class Contestant:
     def check(self) -> None:
         """All rows are the same on both sides."""
         for table in NAMES:
-            query = f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} t"
             answers = []
-            for dsn in (self.system.master_dsn, self.system.slave_dsn):
+            dsns = (self.system.master_dsn, self.system.slave_dsn)
+            for dsn, rows in zip(dsns, self.system.same(table), strict=True):
                 with session(dsn) as cursor:
-                    cursor.execute(query)
+                    cursor.execute(
+                        # a name that no column has: that would be what is compared
+                        f"SELECT count(*), sum(hashtextextended(_row::text, 0)) FROM {rows} _row"
+                    )
                     answers.append(cursor.fetchone())
             if answers[0] != answers[1]:
                 raise Wrong(f"{self.system.title}: {table} differs: {answers}")
@@ -149,10 +156,11 @@ class CaughtUp:
         seconds: on the clock.
         cpu: seconds of CPU that the system's own processes took.
         peak: bytes of memory that they had at most, all together.
+        wrote: seconds that it took to write it.
     """
 
-    def __init__(self, seconds: float, cpu: float, peak: int) -> None:
-        self.seconds, self.cpu, self.peak = seconds, cpu, peak
+    def __init__(self, seconds: float, cpu: float, peak: int, wrote: float = 0.0) -> None:
+        self.seconds, self.cpu, self.peak, self.wrote = seconds, cpu, peak, wrote
 
 
 class Usage:

@@ -53,6 +53,7 @@ class Kept:
             figures.costs[clients, applying][name] = kept
         for name, taken in found["triggers"].items():
             figures.triggers[name] = Trigger(*taken)
+        figures.slaves = found["slaves"]
         figures.seconds = found["seconds"]
         return figures
 
@@ -61,7 +62,7 @@ class Kept:
         caught_up = {
             backlog: {
                 # a system that has had no turn yet has taken part in no round
-                name: [(one.seconds, one.cpu, one.peak) for one in by_name.get(name, [])]
+                name: [(one.seconds, one.cpu, one.peak, one.wrote) for one in by_name.get(name, [])]
                 for name in figures.takes_part
             }
             for backlog, by_name in figures.caught_up.items()
@@ -80,6 +81,7 @@ class Kept:
                 for key, by_name in figures.costs.items()
                 for name, kept in by_name.items()
             ],
+            "slaves": figures.slaves,
             "triggers": {name: (one.single, one.bulk) for name, one in figures.triggers.items()},
         }
         new = self._path.with_name(f"{self._path.name}.new")

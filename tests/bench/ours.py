@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import yaml
@@ -38,19 +39,36 @@ class PyReplica(System):
 
     def set_up(self, tables: Sequence[str]) -> None:
         """Install, copy, and start the daemon."""
-        self._config = self.folder / "pyreplica.yaml"
         self._log = self.folder / "pyreplica.log"
-        settings = {
-            "master": self.master_dsn,
-            "slave": self.slave_dsn,
-            "tables": [f"public.{table}" for table in tables],
-            **self.options,
-        }
-        self._config.write_text(yaml.safe_dump({"replications": {"bench": settings}}))
-        for arguments in (("install", "bench"), ("copy", "bench")):
-            command(self._config, *arguments, timeout=_LIMIT)
+        self._config = self.configure("bench", self.master_dsn, self.slave_dsn, tables)
+        self.begin()
         self._load()
         self.resume()
+
+    def configure(
+        self, name: str, master: str, slave: str, tables: Sequence[str], **options: object
+    ) -> Path:
+        """Write a file with one replication."""
+        settings = {
+            "master": master,
+            "slave": slave,
+            "tables": [f"public.{table}" for table in tables],
+            **self.options,
+            **options,
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"replications": {name: settings}}))
+        path.chmod(0o600)  # there may be a secret in it
+        return path
+
+    def begin(self) -> None:
+        """Install, and copy."""
+        self.command(self._config, "install")
+        self.command(self._config, "copy")
+
+    def command(self, config: Path, *arguments: str) -> None:
+        """Run the program to its end."""
+        command(config, *arguments, timeout=_LIMIT)
 
     def _load(self) -> None:
         """Start a process that has the daemon's program loaded, and waits to run it."""
@@ -83,9 +101,10 @@ class PyReplica(System):
             raise RuntimeError(f"the daemon has failed: {self._log.read_text()}")
 
     def tear_down(self) -> None:
-        """End the daemon."""
-        with self._daemon:
-            self._daemon.kill()
+        """End the daemon, if there is one yet."""
+        if hasattr(self, "_daemon"):
+            with self._daemon:
+                self._daemon.kill()
 
     @property
     def version(self) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from tests.bench.contest import Contestant
 from tests.bench.program import machine
 from tests.bench.run import Figures, Plan
+from tests.bench.slaves import CLIENTS
 from tests.bench.system import BASE, server_version
 from tests.bench.workloads import Backlog
 
@@ -38,7 +39,7 @@ def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
     if figures.caught_up:
         yield from _caught_up(plan, titles, figures)
     if figures.latencies:
-        yield from _section(
+        yield from section(
             "Latency",
             "From COMMIT's return on the master until the slave's readers see the row; one row at "
             "a time, 20 a second.",
@@ -50,9 +51,9 @@ def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
             }
             for load, found in figures.latencies.items()
         }
-        yield from _table(titles, columns)
+        yield from table(titles, columns)
     if figures.costs:
-        yield from _section(
+        yield from section(
             "What writers pay",
             "pgbench with INSERTs of one row: what is left of the throughput that there is without "
             "capture in the same server.",
@@ -63,9 +64,11 @@ def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
             }
             for clients, applying in plan.costs
         }
-        yield from _table(titles, columns)
+        yield from table(titles, columns)
+    if figures.slaves:
+        yield from _slaves(plan, figures)
     if figures.triggers:
-        yield from _section(
+        yield from section(
             "Capture in one session",
             "What is added to a statement that inserts one row, and to each row of one that "
             "inserts 100,000. Microseconds.",
@@ -75,11 +78,31 @@ def _lines(plan: Plan, contestants: Mapping[str, Contestant], figures: Figures) 
             "single rows": {name: f"{one.single:.1f}" for name, one in triggers},
             "bulk": {name: f"{one.bulk:.2f}" for name, one in triggers},
         }
-        yield from _table(titles, columns)
+        yield from table(titles, columns)
+
+
+def _slaves(plan: Plan, figures: Figures) -> Iterator[str]:
+    yield from section(
+        "More slaves of the same master",
+        f"{CLIENTS} clients insert a row a transaction, {plan.seconds:g} s at a time, in turn with "
+        "each number of slaves; nothing is applied meanwhile.",
+        "Transactions a second, and as a part of those of the same turn with "
+        f"{_count(plan.slaves[0])}.",
+    )
+    columns: dict[str, dict[str, str]] = {"transactions/s": {}, "part": {}}
+    for number, count in enumerate(plan.slaves):
+        rate = statistics.median(turn[number] for turn in figures.slaves)
+        columns["transactions/s"][str(count)] = f"{rate:,.0f}"
+        columns["part"][str(count)] = f"{figures.kept(number):.2f}"
+    yield from table({str(count): _count(count) for count in plan.slaves}, columns)
+
+
+def _count(slaves: int) -> str:
+    return f"{slaves} slave{'s' if slaves > 1 else ''}"
 
 
 def _caught_up(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Iterator[str]:
-    yield from _section(
+    yield from section(
         "Catching up",
         "A backlog is written while nothing is applied; then the time until the slave has all of "
         "it.",
@@ -95,14 +118,14 @@ def _caught_up(plan: Plan, titles: Mapping[str, str], figures: Figures) -> Itera
     for backlog in work:
         yield f"  {backlog.name}: {backlog.title}"
     yield ""
-    yield from _table(
+    yield from table(
         titles,
         {one.name: {name: _rate(figures, one, name, titles) for name in titles} for one in work},
     )
     yield ""
     yield "Seconds of CPU and MB of memory of the system's own processes, besides the servers':"
     yield ""
-    yield from _table(
+    yield from table(
         titles,
         {one.name: {name: _usage(figures, one.name, name) for name in titles} for one in work},
     )
@@ -123,11 +146,12 @@ def _usage(figures: Figures, backlog: str, name: str) -> str:
     return f"{cpu:.2f} s, {max(one.peak for one in found) >> 20} MB"
 
 
-def _section(title: str, *words: str) -> Iterator[str]:
+def section(title: str, *words: str) -> Iterator[str]:
+    """How a part begins."""
     yield from ("", "", title, "-" * len(title), *words, "")
 
 
-def _table(titles: Mapping[str, str], columns: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+def table(titles: Mapping[str, str], columns: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """A line for each system that was measured."""
     lines = [["", *columns]]
     lines += [

@@ -8,12 +8,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.bench.contest import CaughtUp, Contestant
 from tests.bench.measures import Latency, Trigger, cost, latency, trigger
+from tests.bench.ours import PyReplica
+from tests.bench.slaves import writing
 from tests.bench.workloads import Backlog, backlogs
 
-MEASURES = ("catch-up", "latency", "cost", "trigger")
+MEASURES = ("catch-up", "latency", "cost", "trigger", "slaves")
 LOAD = 2_000
 """Rows a second that are written while the latency under load is measured."""
 
@@ -30,6 +33,7 @@ class Plan:
         commits: so many are looked for on the slave.
         seconds: of each run of pgbench.
         clients: of pgbench; the last number only while nothing is applied.
+        slaves: of one master, whose writers are measured with each of these numbers.
     """
 
     measures: Sequence[str] = MEASURES
@@ -39,6 +43,7 @@ class Plan:
     commits: int = 300
     seconds: float = 8.0
     clients: Sequence[int] = (1, 16, 32)
+    slaves: Sequence[int] = (1, 10)
 
     @property
     def work(self) -> list[Backlog]:
@@ -62,6 +67,7 @@ class Figures:
         costs: by the number of clients and whether changes were applied meanwhile: what is left of
             the throughput.
         triggers: what capture takes in a session.
+        slaves: transactions a second of writers with each number of slaves, turn by turn.
         seconds: how long all of it took.
         takes_part: the systems that catch up.
     """
@@ -76,6 +82,7 @@ class Figures:
         default_factory=lambda: defaultdict(dict)
     )
     triggers: dict[str, Trigger] = field(default_factory=dict)
+    slaves: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     takes_part: Sequence[str] = ()
 
@@ -88,10 +95,16 @@ class Figures:
         pairs = zip(self.rates(backlog, name), self.rates(backlog, other), strict=True)
         return statistics.median(one / two for one, two in pairs)
 
+    def kept(self, number: int) -> float:
+        """What writers with one of the numbers of slaves get done, as a part of what those with the
+        first one do: the median over the turns."""
+        return statistics.median(turn[number] / turn[0] for turn in self.slaves)
+
 
 def run(
     plan: Plan,
     contestants: Mapping[str, Contestant],
+    folder: Path,
     say: Callable[[str], object],
     found: Figures | None = None,
     keep: Callable[[Figures], object] = lambda figures: None,
@@ -99,6 +112,7 @@ def run(
     """Measure.
 
     Args:
+        folder: for further servers.
         say: is told of each figure.
         found: what was found before, which is not measured again.
         keep: given what was found so far, after each figure.
@@ -130,7 +144,9 @@ def run(
                 told(f"{backlog.name:8} {name:20} {backlog.rows / done.seconds:10,.0f} rows/s")
     for name, contestant in contestants.items():
         if name in of["trigger"] and name not in figures.triggers:
-            figures.triggers[name] = taken = trigger(contestant, 5_000, 100_000, plan.rounds)
+            part = min(1.0, 4 * plan.scale)
+            single, bulk = round(5_000 * part), round(100_000 * part)
+            figures.triggers[name] = taken = trigger(contestant, single, bulk, plan.rounds)
             told(f"trigger  {name:20} {taken.single:.1f} us a statement, {taken.bulk:.2f} a row")
         if name in of["latency"]:
             for load in (0, LOAD):
@@ -150,5 +166,9 @@ def run(
                         f"cost     {name:20} {kept:.2f} left of {clients} clients, "
                         f"{'applying' if applying else 'paused'}"
                     )
+    if "slaves" in plan.measures and PyReplica.name in contestants and not figures.slaves:
+        figures.slaves = writing(folder, plan.slaves, plan.seconds, 2 * plan.rounds + 1)
+        for number, count in enumerate(plan.slaves):
+            told(f"slaves   {count} of one master: {figures.kept(number):.2f} of its writers' rate")
     figures.seconds = before + time.monotonic() - began
     return figures

@@ -92,6 +92,16 @@ class System(ABC):
     def version(self) -> str:
         """The version, and in a few words how it is set up."""
 
+    def same(self, table: str) -> tuple[str, str]:
+        """What has to be the same on both sides: what comes after FROM, on the master and on the
+        slave."""
+        return table, table
+
+    def empty(self, table: str) -> None:
+        """Take all rows away on both sides, without replicating that."""
+        for dsn in (self.master_dsn, self.slave_dsn):
+            execute(dsn, "SET session_replication_role = replica", f"TRUNCATE {table}")
+
     def processes(self) -> list[int]:
         """The process ids of its daemons, if it has any outside of the servers."""
         return []

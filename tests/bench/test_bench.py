@@ -23,16 +23,24 @@ from tests.bench.report import report
 from tests.bench.run import MEASURES, Figures, Plan, run
 from tests.bench.system import execute
 
-PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,))
+PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,), slaves=(1, 3))
 
 
 @pytest.fixture(scope="module")
-def contestants() -> Iterator[dict[str, Contestant]]:
+def folder() -> Iterator[Path]:
+    """A folder that goes away again, which the servers' account can reach."""
+    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def contestants(folder: Path) -> Iterator[dict[str, Contestant]]:
     """PyReplica, with its capture in either language, and the one peer that is always there."""
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-        folder.chmod(0o755)
-        stack.callback(shutil.rmtree, folder)
         yield {
             kind.name: stack.enter_context(Contestant(kind, folder))
             for kind in (PyReplica, PlPgSQL, Builtin)
@@ -40,11 +48,11 @@ def contestants() -> Iterator[dict[str, Contestant]]:
 
 
 def test_everything_is_measured_and_told(
-    contestants: dict[str, Contestant], tmp_path: Path
+    contestants: dict[str, Contestant], folder: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
     kept = Kept(tmp_path / "figures.json", PLAN, contestants)
-    figures = run(PLAN, contestants, said.append, kept.load(), kept.save)
+    figures = run(PLAN, contestants, folder, said.append, kept.load(), kept.save)
     applied = ("pyreplica", "builtin")
     for name in applied:
         for backlog in PLAN.work:
@@ -65,10 +73,13 @@ def test_everything_is_measured_and_told(
     picture = ElementTree.fromstring(chart(PLAN, titles, figures))
     words = ["".join(one.itertext()) for one in picture.iter() if one.tag.endswith("text")]
     numbers = [word for word in words if re.fullmatch(r"[\d,]+", word)]
-    assert len(numbers) == len(PLAN.work) * len(applied)
+    assert len(numbers) == len(PLAN.work) * len(applied) + len(PLAN.slaves)
+    assert all(len(turn) == 2 and min(turn) > 0 for turn in figures.slaves)
+    (last,) = (line for line in lines if line.startswith("3 slaves"))
+    assert last.endswith(f" {figures.kept(1):.2f}")
     # what was broken off at its end has nothing more to measure, and says the same
     said.clear()
-    again = run(PLAN, contestants, said.append, kept.load(), kept.save)
+    again = run(PLAN, contestants, folder, said.append, kept.load(), kept.save)
     assert report(PLAN, contestants, again).splitlines()[5:] == lines[5:]
     assert said == []
 

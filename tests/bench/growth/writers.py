@@ -13,9 +13,10 @@ from tests.bench.system import session, value
 from tests.bench.workloads import pgbench
 from tests.support import eventually
 
-_CLIENTS = 2
 _FIRST = 1_000_000_000
 """Ids of the rows begin above those of the backlogs."""
+_EACH = 5_000_000
+"""More rows than a client writes."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class Writers:
     Args:
         replicated: whose master they write to; nobody else does.
         table: where the rows go.
+        clients: how many sessions.
     """
 
-    def __init__(self, replicated: Replicated, table: Table) -> None:
-        self._replicated = replicated
+    def __init__(self, replicated: Replicated, table: Table, clients: int = 2) -> None:
+        self._replicated, self._clients = replicated, clients
+        written = value(replicated.master_dsn, f"SELECT coalesce(max(id), 0) FROM {table.name}")
         self._script = (
-            f"\\set i :i + 1\n\\set id {_FIRST} + :client_id * 100000000 + :i\n"
+            f"\\set i :i + 1\n\\set id {max(_FIRST, written)} + :client_id * {_EACH} + :i\n"
             f"{table.insert_from('(SELECT :id AS g) k')};"
         )
         self._stack = ExitStack()
@@ -66,11 +69,11 @@ class Writers:
         self._at = self._stack.enter_context(session(dsn))
         before = self._row()[0]
         try:
-            options = ("-c", str(_CLIENTS), "-j", "1", "-T", f"{LIMIT:g}", "-D", "i=0")
+            options = ("-c", str(self._clients), "-j", "1", "-T", f"{LIMIT:g}", "-D", "i=0")
             self._stack.enter_context(pgbench(self._replicated.master, self._script, *options))
             # a new connection starts Python first
             eventually(
-                lambda: len(self._backends()) == _CLIENTS and self._row()[0] > before + 100,
+                lambda: len(self._backends()) == self._clients and self._row()[0] > before + 100,
                 "the writers do not begin",
             )
         except BaseException:

@@ -350,7 +350,9 @@ class Copies:
         found: list[tuple[object, ...]] = []
         with session(dsn) as cursor:
             for table in _ROWS:
-                cursor.execute(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} t")
+                cursor.execute(
+                    f"SELECT count(*), sum(hashtextextended(_row::text, 0)) FROM {table} _row"
+                )
                 found += cursor.fetchall()
         return found
 

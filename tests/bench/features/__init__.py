@@ -1,0 +1,1 @@
+"""What merging, filters, forwarding, mapping and transforms cost."""
