@@ -136,6 +136,8 @@ def cell(
         cluster.start()
         sql(cluster.dsn(), "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
         cluster.drop_database(name)
+    for further in made.further:
+        slave_cluster.drop_database(further)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,6 +21,11 @@ SHORT = {
     ("log: truncating", "kill"),
     ("doorbell: asleep", "mute-m"),
     ("one-phase: on the slave", "drop-m"),
+    ("copy: making indexes", "S"),
+    ("merged tables", "kill"),
+    ("filtered", "end-m"),
+    ("transform", "rst-s"),
+    ("forwarding", "S"),
 }
 """The cells of `make test`: heading of the row, heading of the column."""
 

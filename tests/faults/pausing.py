@@ -1,12 +1,12 @@
 """The daemon, the copy or add-table, except that it pauses where a test wants it to.
 
 python -m tests.faults.pausing CONFIG run [--pause STEP] [--staged] [--rotating]
-python -m tests.faults.pausing CONFIG copy|add [--pause POINT] [--table TABLE]
+python -m tests.faults.pausing CONFIG copy|add [--pause POINT] [--table TABLE] [--schema]
 
 It is told on its standard input: `pause STEP` has it pause when it next comes to that step, `go`
-has it go on. STEP is a pyreplica.model.Step, POINT what a copy tells its Progress. --staged moves
-every batch through the staging table, --rotating looks after the log after every batch, however
-small it is.
+has it go on. STEP is a pyreplica.model.Step, POINT what a copy tells its Progress, or has it say.
+--staged moves every batch through the staging table, --rotating looks after the log after every
+batch, however small it is.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Something else is about to be done."""
+        self._pause.at(text)
 
 
 def _run(settings: Config, pause: Pause) -> bool:
@@ -89,14 +90,14 @@ def _run(settings: Config, pause: Pause) -> bool:
     return service.run()
 
 
-def _copy(settings: Config, pause: Pause, table: str | None) -> bool:
+def _copy(settings: Config, pause: Pause, table: str | None, schema: bool) -> bool:
     (chosen,) = settings.select([])
     progress = Progress(pause)
     try:
         if table:
             Addition(chosen, [table], progress).run()
         else:
-            Copy(chosen, progress).run()
+            Copy(chosen, progress, schema=schema).run()
     except PyReplicaError as error:
         print(f"pyreplica: {error.line}", flush=True)
         return False
@@ -112,6 +113,7 @@ def main() -> int:
     arguments.add_argument("--staged", action="store_true")
     arguments.add_argument("--rotating", action="store_true")
     arguments.add_argument("--table")
+    arguments.add_argument("--schema", action="store_true")
     given = arguments.parse_args()
     if given.staged:
         log.FETCH_ROWS = 1
@@ -124,7 +126,7 @@ def main() -> int:
     pause = Pause(given.pause)
     if given.program == "run":
         return 0 if _run(settings, pause) else 1
-    return 0 if _copy(settings, pause, given.table) else 1
+    return 0 if _copy(settings, pause, given.table, given.schema) else 1
 
 
 if __name__ == "__main__":

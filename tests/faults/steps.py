@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from tests.faults.cell import Cell
+from tests.faults.features import filtered, forwarding, merged, transformed
 from tests.faults.holds import blocked, commits_wait, holding, waits
 from tests.faults.load import MANY_NEW_ROWS, THROUGH_THE_GATES
 from tests.faults.programs import Program
@@ -143,6 +144,18 @@ def _one_phase(step: str) -> At:
     return at
 
 
+def _with(feature: Callable[[Cell], None], at: At) -> At:
+    """The same with a feature at work."""
+
+    @contextmanager
+    def with_it(cell: Cell) -> Iterator[None]:
+        feature(cell)
+        with at(cell):
+            yield
+
+    return with_it
+
+
 # Recovery
 
 
@@ -198,6 +211,27 @@ def _copying(point: str) -> At:
         cell.later.append(finish)
 
     return at
+
+
+@contextmanager
+def _indexing(cell: Cell) -> Iterator[None]:
+    slave = cell.databases.slave
+    sql(slave, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    cell.stack.enter_context(cell.load)
+    command = cell.program("copy", "--schema", "--pause", "making indexes of public.item")
+    cell.command = command
+    command.until_said("paused: ")
+    with holding(slave, "LOCK TABLE public.item IN ROW EXCLUSIVE MODE"):
+        command.go()
+        eventually(blocked(slave), "making the key does not wait for the table")
+        yield
+
+    def finish() -> None:
+        _finished(cell, command, "copy", "--schema")
+        cell.copied()
+        cell.daemon = cell.program("run")
+
+    cell.later.append(finish)
 
 
 @contextmanager
@@ -345,6 +379,11 @@ STEPS = (
     Step("copy: after a table", _copying("done"), batches=False),
     Step("add-table: copying", _adding),
     Step("add-table: joining", _joining),
+    Step("copy: making indexes", _indexing, executing="slave", batches=False),
+    Step("merged tables", _with(merged, _applying), executing="slave", gates=True),
+    Step("filtered", _with(filtered, _paused("fetched"))),
+    Step("transform", _with(transformed, _staging), executing="slave"),
+    Step("forwarding", _with(forwarding, _applying), executing="slave", gates=True),
     Step("log: switching", _rotating(_MAY_BE_RETIRED), executing="master"),
     Step("log: truncating", _rotating(_MAY_BE_TRUNCATED), executing="master"),
     Step("doorbell: setting", _ringing, executing="master"),
