@@ -8,7 +8,7 @@ from pyreplica.replication.wait import wait
 from tests.faults.cell import CATCH_UP, REPLICATED, Cell
 from tests.support import DEFAULTS, config, copy, running, sql, value
 
-_LAST_UPDATE = "row"
+_LAST_UPDATE = "last_update_wins"
 """What the way to merge is called by which the later change of a row counts."""
 _MERGED = {
     "public.item": _LAST_UPDATE,

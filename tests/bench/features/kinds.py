@@ -10,7 +10,7 @@ from tests.bench.ours import PyReplica
 from tests.bench.system import execute
 from tests.bench.workloads import TABLES
 
-LAST_UPDATE = "row"
+LAST_UPDATE = "last_update_wins"
 """What the way to merge is called by which the later change of a row counts."""
 _SECRET = "the secret of the benchmark"
 _TRANSFORM = """
