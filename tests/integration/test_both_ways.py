@@ -145,15 +145,22 @@ def test_the_set_up_of_both_ways_md_works_as_it_is_written(
     slave_cluster.create_database("tokyo")
     paris, tokyo = slave_cluster.dsn("paris"), slave_cluster.dsn("tokyo")
     sql(paris, SHOP)
+    theirs = "host={}.example.com dbname=shop user=postgres"
+    setting = '{}" -c "ALTER DATABASE {}'
+    dsns = {"paris": paris, "tokyo": tokyo}
     terminal = Terminal(
         tmp_path,
         {
-            "host=paris.example.com dbname=shop user=postgres": paris,
-            "host=tokyo.example.com dbname=shop user=postgres": tokyo,
+            # both are databases of one server here, and so cannot both be called shop
+            **{
+                setting.format(theirs.format(node), "shop"): setting.format(dsn, node)
+                for node, dsn in dsns.items()
+            },
+            **{theirs.format(node): dsn for node, dsn in dsns.items()},
             "pyreplica --config": f"{sys.executable} -m pyreplica --config",
         },
     )
-    begin, wait, both, draw, check, look = (
+    begin, wait, both, draw, ring, check, look = (
         commands(f"```sh\n{block}```")
         for block in blocks(section(ROOT / "docs" / "both-ways.md", "Setting it up"), "sh")
     )
@@ -164,7 +171,7 @@ def test_the_set_up_of_both_ways_md_works_as_it_is_written(
     for command in wait:
         terminal.type(command)
     assert running.stop() == 0
-    for command in [*both, *draw, *check[:-1]]:
+    for command in [*both, *draw, *ring, *check[:-1]]:
         terminal.type(command)
     running = terminal.start(check[-1])
     try:
