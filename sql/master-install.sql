@@ -159,6 +159,7 @@ DROP FUNCTION IF EXISTS pyreplica.logging(text, text, text), pyreplica.object_of
 \ir master/catalog.sql
 \ir master/rights.sql
 \ir master/statements.sql
+\ir master/changes.sql
 \ir master/versions.sql
 \ir master/siblings.sql
 \ir master/merge.sql

@@ -267,7 +267,7 @@ SELECT pyreplica.set_merge(format('%%I.%%I', %(schema)s::text, %(table)s::text):
 SELECT pyreplica.add_table(format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass)
 
 -- name: filters
-SELECT relid::bigint, given, columns, on_error FROM pyreplica.replica_filter WHERE replication = %(replication)s
+SELECT relid::bigint, given, columns, on_error, changes IS NOT NULL FROM pyreplica.replica_filter WHERE replication = %(replication)s
 
 -- name: set_filter
 SELECT pyreplica.set_filter(%(replication)s, format('%%I.%%I', %(schema)s::text, %(table)s::text)::regclass,

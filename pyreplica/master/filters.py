@@ -25,8 +25,9 @@ class Filters:
                 None if columns is None else tuple(columns),
                 given if on_error is not None else None,
                 on_error or "stop",
+                of_changes,
             )
-            for relid, given, columns, on_error in rows
+            for relid, given, columns, on_error, of_changes in rows
         }
 
     def set(self, schema: str, table: str, wanted: TableFilter) -> str:

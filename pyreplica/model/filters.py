@@ -14,12 +14,15 @@ class TableFilter:
         columns: None for all of them.
         python: the condition as Python, in the place of ``where``.
         on_error: what becomes of a row for which that raises an exception, "stop" or "pass".
+        of_changes: whether that chooses changes and not rows, so that nobody can tell which rows
+            the slave should have. The master knows; in the configuration it is the condition alone.
     """
 
     where: str | None = None
     columns: tuple[str, ...] | None = None
     python: str | None = None
     on_error: str = "stop"
+    of_changes: bool = False
 
     def same(self, other: TableFilter) -> bool:
         """Whether the slave gets the same by the other one."""

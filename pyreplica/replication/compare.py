@@ -24,7 +24,7 @@ from typing import Protocol
 from pyreplica.config import ReplicationConfig
 from pyreplica.errors import ConfigError, Refused, TimedOut
 from pyreplica.master import Master
-from pyreplica.model import CapturedTable, Change, SlaveTable
+from pyreplica.model import CapturedTable, Change, SlaveTable, TableFilter
 from pyreplica.replication.agreement import known
 from pyreplica.replication.checksums import (
     ROWS_AT_ONCE,
@@ -221,6 +221,7 @@ def _chosen(
             changed(config, table, recorded.get(table.relid))
             or misfit(table, here, slave.place(table))
             or _masked(table, here)
+            or _by_changes(recorded.get(table.relid))
         )
         state = states.get(table.relid)
         if state != "ready":
@@ -246,6 +247,17 @@ def _masked(table: CapturedTable, here: SlaveTable | None) -> tuple[str, str] | 
     return (
         "its key is masked, so that no row of the master can be told by the slave's",
         "Count its rows on both sides instead; or leave the key as it is in `masks:`.",
+    )
+
+
+def _by_changes(filter_: TableFilter | None) -> tuple[str, str] | None:
+    """Why a table whose filter chooses changes cannot be compared."""
+    if filter_ is None or not filter_.of_changes:
+        return None
+    return (
+        "its filter chooses changes, by `event` or `old`, so that nobody can tell which rows the "
+        "slave should have",
+        "Leave it out with --table; or write the filter over the row alone, `new`.",
     )
 
 

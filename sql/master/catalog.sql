@@ -196,7 +196,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifi
         -- the conditions of slaves that do not get all rows, if there are such
         || coalesce((
             SELECT jsonb_build_object('filters', jsonb_agg(jsonb_build_object('replication', f.replication,
-                'bit', f.bit, 'given', f.given, 'condition', f.condition, 'on_error', f.on_error) ORDER BY f.bit))
+                'bit', f.bit, 'given', f.given, 'condition', f.condition, 'on_error', f.on_error,
+                'changes', f.changes) ORDER BY f.bit))
             FROM pyreplica.replica_filter f WHERE f.relid = c.oid AND f.condition IS NOT NULL
             HAVING count(*) > 0), '{}')
         -- what daemons apply is captured as well; not there where it is not

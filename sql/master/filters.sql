@@ -34,7 +34,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM jsonb_array_elements(shape -> 'filters') f
 $$;
 
--- What a filter names that its table does not have any more; null when there is nothing.
+-- Why a table cannot have a filter over changes; null when it can. A statement must tell for each key which change it is.
+CREATE OR REPLACE FUNCTION pyreplica.change_misfit(rel oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                WHERE rel IN (i.inhparent, i.inhrelid) AND NOT c.relispartition)
+            THEN 'a statement on a table that others inherit from does not tell whose rows it has changed'
+        WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = rel AND i.indisprimary AND NOT i.indimmediate)
+            THEN 'with a deferrable primary key a statement does not tell which row has become which' END
+$$;
+
+-- What a filter names that its table does not have any more, or else does not go with it; null when there is nothing.
 CREATE OR REPLACE FUNCTION pyreplica.filter_misfit(rel oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('the filter of replication %s names its column %I%s; SELECT pyreplica.set_filter(%L, %L) takes the '
@@ -44,6 +55,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pyreplica.replica_filter f, jsonb_each_text(f.uses) u(name, type)
     LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = u.name AND a.attnum > 0 AND NOT a.attisdropped
     WHERE f.relid = rel AND (a.attname IS NULL OR a.atttypid <> u.type::oid)
+    UNION ALL
+    SELECT format('the filter of replication %s is over changes, and %s', f.replication, m.why)
+    FROM pyreplica.replica_filter f, pyreplica.change_misfit(rel) m(why)
+    WHERE f.relid = rel AND f.changes IS NOT NULL AND m.why IS NOT NULL
     ORDER BY 1 LIMIT 1
 $$;
 
@@ -160,7 +175,8 @@ $$;
 -- Writes a filter down, or that there is none, and has the table captured accordingly. It believes what it is told of
 -- the condition, so nobody but these functions may call it.
 CREATE OR REPLACE FUNCTION pyreplica.store_filter(
-    replication text, "table" regclass, given text, condition text, uses jsonb, on_error text, columns text[]
+    replication text, "table" regclass, given text, condition text, uses jsonb, on_error text, columns text[],
+    changes jsonb DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -194,21 +210,22 @@ BEGIN
     IF given IS NULL AND columns IS NULL THEN
         DELETE FROM pyreplica.replica_filter f WHERE f.replication = store_filter.replication AND f.relid = rel;
     ELSE
-        INSERT INTO pyreplica.replica_filter AS f (replication, relid, bit, given, condition, on_error, columns, uses)
+        INSERT INTO pyreplica.replica_filter AS f (replication, relid, bit, given, condition, on_error, changes, columns, uses)
         VALUES (store_filter.replication, rel, pyreplica.bit_for(replication), store_filter.given,
-            store_filter.condition, store_filter.on_error, store_filter.columns,
+            store_filter.condition, store_filter.on_error, store_filter.changes, store_filter.columns,
             coalesce((SELECT jsonb_object_agg(c, NULL) FROM unnest(store_filter.columns) c), '{}')
                 || coalesce(store_filter.uses, '{}'))
         ON CONFLICT ON CONSTRAINT replica_filter_pkey DO UPDATE
             SET given = excluded.given, condition = excluded.condition, on_error = excluded.on_error,
-                columns = excluded.columns, uses = excluded.uses;
+                changes = excluded.changes, columns = excluded.columns, uses = excluded.uses;
     END IF;
     IF EXISTS (SELECT FROM pyreplica.replica_table t WHERE t.relid = rel AND t.active) THEN
         PERFORM pyreplica.refresh(ARRAY[rel]);
     END IF;
     PERFORM pyreplica.drop_unused_filters();
     RETURN format('%s: %s', "table", CASE WHEN given IS NULL AND columns IS NULL THEN 'its filter was taken away'
-        ELSE 'filtered: ' || concat_ws('; ', CASE WHEN on_error IS NULL THEN 'where ' ELSE 'in Python ' END || given,
+        ELSE 'filtered: ' || concat_ws('; ', CASE WHEN on_error IS NULL THEN 'where '
+                WHEN changes IS NULL THEN 'in Python ' ELSE 'changes, in Python ' END || given,
             'columns ' || array_to_string(columns, ', ')) END);
 END
 $$;

@@ -201,7 +201,8 @@ DECLARE
     gone record;
 BEGIN
     FOR gone IN
-        SELECT o.object_identity AS name, k.relid, k.root, k.bound, t.id FROM pg_event_trigger_dropped_objects() o
+        SELECT o.object_identity AS name, k.relid, k.root, k.bound, t.id,
+            pyreplica.change_bits(t.shape) <> 0 AS of_changes FROM pg_event_trigger_dropped_objects() o
         JOIN pyreplica.replica_partition k ON o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND k.relid = o.objid
         LEFT JOIN pyreplica.replica_table t ON t.relid = k.root AND t.active AND t.key_columns <> '{}'
             AND EXISTS (SELECT FROM pg_class c WHERE c.oid = k.root)
@@ -209,6 +210,13 @@ BEGIN
         IF gone.id IS NOT NULL AND gone.bound IS NULL THEN
             RAISE EXCEPTION 'partition % of the replicated table % cannot be dropped at once: which rows are in it is '
                 'a matter of a hash or an expression, so the slaves could not know them', gone.name,
+                gone.root::regclass
+                USING HINT = format('Detach it first, which logs its rows as deleted: ALTER TABLE %s DETACH PARTITION '
+                    '%s; then drop it.', gone.root::regclass, gone.name);
+        END IF;
+        IF gone.id IS NOT NULL AND gone.of_changes THEN
+            RAISE EXCEPTION 'partition % of the replicated table % cannot be dropped at once: a filter chooses changes of '
+                'the table, and the rows are there no more that it would have to be asked about', gone.name,
                 gone.root::regclass
                 USING HINT = format('Detach it first, which logs its rows as deleted: ALTER TABLE %s DETACH PARTITION '
                     '%s; then drop it.', gone.root::regclass, gone.name);

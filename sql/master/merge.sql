@@ -43,10 +43,15 @@ CREATE OR REPLACE FUNCTION pyreplica.after_move() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET constraint_exclusion = off AS $$
 DECLARE
     log constant text := (
-        SELECT pyreplica.logging(pyreplica.restating(t.id, t.shape,
-            format('%I.%I', t.schema_name, t.table_name), format('(SELECT ($1::%s).*)', TG_RELID::regclass), false,
-            t.shape ? 'filters'), columns_ => pyreplica.log_columns(t.shape ? 'filters'))
-        FROM pyreplica.replica_table t WHERE t.id = TG_ARGV[0]::integer AND t.key_columns <> '{}');
+        SELECT pyreplica.logging(pyreplica.restating(t.id, t.shape, standing, touched, false, t.shape ? 'filters')
+            || CASE WHEN pyreplica.change_bits(t.shape) = 0 THEN ''
+                -- nothing tells that the two are one row
+                ELSE ' UNION ALL ' || pyreplica.changing(t.id, t.shape, TG_OP, touched, touched, standing) END,
+            columns_ => pyreplica.log_columns(t.shape ? 'filters'))
+        FROM pyreplica.replica_table t,
+            LATERAL (SELECT format('%I.%I', t.schema_name, t.table_name),
+                format('(SELECT ($1::%s).*)', TG_RELID::regclass)) r(standing, touched)
+        WHERE t.id = TG_ARGV[0]::integer AND t.key_columns <> '{}');
 BEGIN
     IF log IS NULL THEN
         RETURN NULL;

@@ -35,24 +35,44 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pyreplica.columns_of(shape, of_key)
 $$;
 
+-- The bits of the slaves whose filters choose changes: see changes.sql.
+CREATE OR REPLACE FUNCTION pyreplica.change_bits(shape jsonb) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(bit_or(1::bigint << (f ->> 'bit')::integer), 0)
+    FROM jsonb_array_elements(shape -> 'filters') f WHERE jsonb_typeof(f -> 'changes') = 'object'
+$$;
+
+-- What these are given of a row, as columns with the aliases c5_1, c5_2, ... where 5 is the bit.
+CREATE OR REPLACE FUNCTION pyreplica.change_arguments(shape jsonb) RETURNS TABLE (expression text, alias text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.expression, format('c%s_%s', f ->> 'bit', a.n)
+    FROM jsonb_array_elements(shape -> 'filters') f,
+        jsonb_array_elements_text(CASE jsonb_typeof(f -> 'changes') WHEN 'object' THEN f -> 'changes' -> 'arguments' END)
+            WITH ORDINALITY a(expression, n)
+    ORDER BY (f ->> 'bit')::integer, a.n
+$$;
+
 -- The bits of the slaves that a row is for, as an expression over the table's own columns; null where it is for all.
--- Bits that no filter is for are always set. A condition that is null is taken for false.
+-- Bits that no filter is for are always set, those of slaves whose filter chooses changes never. A condition that is
+-- null is taken for false.
 CREATE OR REPLACE FUNCTION pyreplica.slaves_of(shape jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT '~(' || string_agg(format('CASE WHEN %s THEN 0::bigint ELSE %s::bigint END',
-        f ->> 'condition', 1::bigint << (f ->> 'bit')::integer), ' | ') || ')'
+        CASE WHEN jsonb_typeof(f -> 'changes') = 'object' THEN 'false' ELSE f ->> 'condition' END, 1::bigint << (f ->> 'bit')::integer), ' | ') || ')'
     FROM jsonb_array_elements(shape -> 'filters') f
 $$;
 
 -- A FROM item with the logged columns of a relation (a table, a transition table) under their aliases; and, where there
--- are filters, `slaves`.
+-- are filters, `slaves` and the arguments of those over changes.
 CREATE OR REPLACE FUNCTION pyreplica.rows_of(shape jsonb, relation text, of_key_only boolean DEFAULT false)
 RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('(SELECT %s%s FROM %s r)',
         string_agg(format('r.%I AS %s', name, alias), ', '),
         CASE WHEN of_key_only THEN '' ELSE ', true AS here'
-            || coalesce(', ' || pyreplica.slaves_of(shape) || ' AS slaves', '') END, relation)
+            || coalesce(', ' || pyreplica.slaves_of(shape) || ' AS slaves', '')
+            || coalesce((SELECT string_agg(format(', (%s) AS %s', a.expression, a.alias), '')
+                FROM pyreplica.change_arguments(shape) a), '') END, relation)
     FROM (
         SELECT name, alias FROM pyreplica.columns_of(shape, true)
         UNION ALL
@@ -137,7 +157,8 @@ $$;
 -- statement took away and that stands all the same: it was logged as inserted before this delete of it.
 --
 -- With filters a slave has the row restated if it is for it, and is told that there is none if it is not; which
--- columns have changed is of no use then, because it may not have had the row before. `with_slaves`: with the column
+-- columns have changed is of no use then, because it may not have had the row before. Those whose filters choose changes
+-- are told nothing here. `with_slaves`: with the column
 -- `slaves` also where there are none.
 --
 -- The plan is made for the first statement of a session, often of a single row, and kept for one of a million. So it
@@ -171,7 +192,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         pyreplica.rows_of(shape, standing), pyreplica.same_key(shape, 'm', 'k', true),
         concat(
             CASE WHEN shape ? 'filters' THEN ', LATERAL (VALUES (''i''::"char", coalesce(c.slaves, 0)), '
-                '(''d'', ~coalesce(c.slaves, 0))) s(op, slaves) WHERE s.slaves <> 0' END,
+                '(''d'', ~coalesce(c.slaves, 0)' || coalesce(' & ' || nullif(~pyreplica.change_bits(shape), -1), '')
+                || ')) s(op, slaves) WHERE s.slaves <> 0' END,
             CASE WHEN against_old THEN
                 format(' %s (c.there IS NOT TRUE OR c.here IS NULL OR %s)',
                     CASE WHEN shape ? 'filters' THEN 'AND' ELSE 'WHERE' END, pyreplica.changed(shape)) END))
@@ -227,6 +249,13 @@ $$;
 CREATE OR REPLACE FUNCTION pyreplica.log_columns(with_slaves boolean, with_old boolean DEFAULT false) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT concat('tab, op, key, row', CASE WHEN with_old THEN ', old' END, CASE WHEN with_slaves THEN ', slaves' END)
+$$;
+
+-- Whether the TRUNCATE of a partition is not one of its whole table: the condition.
+CREATE OR REPLACE FUNCTION pyreplica.root_stays(generation integer) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('NOT coalesce((SELECT l.op = ''T'' AND l.tab = %s FROM pyreplica.replica_log l '
+        'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)', generation)
 $$;
 
 -- What the capture of a generation logs, for each event: event -> what there is of
@@ -303,12 +332,10 @@ BEGIN
         -- TRUNCATE of the root comes here for each partition as well: nothing more to say then.
         'BEFORE TRUNCATE root', jsonb_build_object('plain', truncated, 'columns', usual),
         'BEFORE TRUNCATE partition', jsonb_build_object(
-            'plain', format('SELECT %s, ''d''::"char", %s, NULL::jsonb%s FROM %s n WHERE NOT coalesce('
-                '(SELECT l.op = ''T'' AND l.tab = %1$s FROM pyreplica.replica_log l '
-                'WHERE l.txid = pg_current_xact_id() ORDER BY l.id DESC LIMIT 1), false)',
+            'plain', format('SELECT %s, ''d''::"char", %s, NULL::jsonb%s FROM %s n WHERE %s',
                 generation, pyreplica.object_of(shape, true, 'n'), of_new,
                 -- the trigger function says which one that is
-                pyreplica.rows_of(shape, 'this_partition')),
+                pyreplica.rows_of(shape, 'this_partition'), pyreplica.root_stays(generation)),
             'columns', usual));
 
     -- Where the transition tables do not tell which rows stand under a key afterwards, or whose they are, the
@@ -331,6 +358,8 @@ BEGIN
     END IF;
     IF shape ? 'merge' THEN
         parts := pyreplica.merged_parts(generation, shape);
+    ELSIF pyreplica.change_bits(shape) <> 0 THEN
+        parts := pyreplica.with_changes(generation, shape, standing, parts);
     END IF;
     RETURN parts;
 END

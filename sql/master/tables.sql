@@ -192,6 +192,9 @@ CREATE TABLE IF NOT EXISTS pyreplica.replica_filter (
     condition text,                      -- as PostgreSQL has understood it; of one in Python the call of its function
     -- of a condition in Python, what becomes of a row for which it raises; null: the condition is SQL
     on_error text CHECK (on_error IN ('stop', 'pass')),
+    -- of one over changes: its `function`; `arguments`, expressions over a row; and which of these it is given of the
+    -- `old` row and of the `new` one, by their numbers. Null: it is over rows
+    changes jsonb,
     columns text[],                      -- null: all columns
     uses jsonb NOT NULL,                 -- the columns that both name: the oid of the type, null where any will do
     PRIMARY KEY (replication, relid)

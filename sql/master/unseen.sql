@@ -11,7 +11,8 @@ BEGIN
 END
 $$;
 
--- Logs all rows of a relation: as they stand ("i"), some columns of them ("u"), or that they are gone ("d").
+-- Logs all rows of a relation: as they stand ("i"), some columns of them ("u"), or that they are gone ("d"). Filters
+-- that choose changes take them for inserts and deletes; and new columns' values are for all rows that these slaves have.
 CREATE OR REPLACE FUNCTION pyreplica.log_rows(
     generation integer, op "char", relation text, columns_ text[] DEFAULT NULL
 ) RETURNS void
@@ -19,6 +20,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shape_ jsonb := (SELECT t.shape FROM pyreplica.replica_table t WHERE t.id = generation);
     filtered constant boolean := shape_ ? 'filters';
+    bits constant bigint := pyreplica.change_bits(shape_);
 BEGIN
     IF columns_ IS NOT NULL THEN
         shape_ := jsonb_set(shape_, '{columns}', (
@@ -27,9 +29,11 @@ BEGIN
     END IF;
     EXECUTE pyreplica.logging(format('SELECT $1, $2, %s, %s%s FROM %s n', pyreplica.object_of(shape_, true, 'n'),
         CASE WHEN op = 'd' THEN 'NULL::jsonb' ELSE pyreplica.object_of(shape_, false, 'n') END,
-        CASE WHEN filtered THEN ', nullif(n.slaves, -1)' END,
-        pyreplica.rows_of(shape_, relation, op = 'd' AND NOT filtered)), 'clock_timestamp()',
-        pyreplica.log_columns(filtered))
+        CASE WHEN filtered THEN format(', nullif(n.slaves | %s, -1)', CASE WHEN op = 'u' THEN bits ELSE 0 END) END,
+        pyreplica.rows_of(shape_, relation, op = 'd' AND NOT filtered))
+        || CASE WHEN bits = 0 OR op = 'u' THEN '' ELSE ' UNION ALL ' || pyreplica.changing(generation, shape_,
+            CASE op WHEN 'd' THEN 'DELETE' ELSE 'INSERT' END, relation, relation) END,
+        'clock_timestamp()', pyreplica.log_columns(filtered))
     USING generation, op;
 END
 $$;
@@ -121,7 +125,9 @@ BEGIN
     relation := CASE WHEN (t.shape ->> 'partitioned')::boolean THEN '' ELSE 'ONLY ' END
         || format('%I.%I', t.schema_name, t.table_name);
     IF anew OR reasons & 4 <> 0 OR added && t.key_columns THEN
-        PERFORM pyreplica.log_table(generation, 'T');
+        -- a slave that chooses changes may have rows that are not there any more
+        EXECUTE pyreplica.logging('SELECT $1, ''T''::"char", NULL::jsonb, NULL::jsonb, $2', 'clock_timestamp()',
+            pyreplica.log_columns(true)) USING generation, nullif(~pyreplica.change_bits(t.shape), -1);
         PERFORM pyreplica.log_rows(generation, 'i', relation);
     ELSIF added <> '{}' AND (computed OR reasons & 2 <> 0 OR NOT pyreplica.sees_ddl()) THEN
         -- where DDL is not seen rows may have changed since
