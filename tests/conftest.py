@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyreplica.demo.cluster import Cluster
+from tests.folders import servers_folder
 
 # Nothing of a test server has to survive the machine. A server that is stopped, even by a crash of
 # its own, loses nothing by these: the operating system still has what it wrote.
@@ -79,11 +79,9 @@ def _in_memory() -> Path | None:
 
 @pytest.fixture(scope="session")
 def servers_directory() -> Iterator[Path]:
-    """A folder for servers, which their account can reach; pytest's own are for its user alone."""
-    directory = Path(tempfile.mkdtemp(prefix="pyreplica-tests-", dir=_in_memory()))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
+    """A folder for the servers of all tests."""
+    with servers_folder(_in_memory()) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +20,7 @@ from tests.bench.ours import PlPgSQL, PyReplica
 from tests.bench.report import report
 from tests.bench.run import MEASURES, Figures, Plan, run
 from tests.bench.system import execute
+from tests.folders import servers_folder
 
 PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,), slaves=(1, 3))
 
@@ -29,12 +28,8 @@ PLAN = Plan(MEASURES, rounds=1, scale=0.01, commits=5, seconds=1, clients=(2,), 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that goes away again, which the servers' account can reach."""
-    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-    made.chmod(0o755)
-    try:
+    with servers_folder() as made:
         yield made
-    finally:
-        shutil.rmtree(made)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from tests.bench.features.kinds import FEATURES
 from tests.bench.features.report import report
 from tests.bench.run import Figures, Plan, run
 from tests.bench.system import execute
+from tests.folders import servers_folder
 
 PLAN = Plan(MEASURES, ("B", "C"), rounds=1, scale=0.005)
 _SETTINGS = {"fsync": "off"}
@@ -26,12 +25,8 @@ _DIFFER = {"columns": "bench", "map": "archive.bench", "transform": "bench"}
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A folder that goes away again, which the servers' account can reach."""
-    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-    made.chmod(0o755)
-    try:
+    with servers_folder() as made:
         yield made
-    finally:
-        shutil.rmtree(made)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +11,7 @@ from tests.bench.growth.report import report, verdict
 from tests.bench.growth.series import WITH_ONE_SLAVE, Plan, Point, run, tables_of
 from tests.bench.growth.tables import KINDS, TRANSACTION, Table, write
 from tests.bench.system import execute, value
+from tests.folders import servers_folder
 
 _SETTINGS = {"fsync": "off"}
 _PLAN = Plan(
@@ -30,17 +27,6 @@ _PLAN = Plan(
     seconds=0.5,
     settings=_SETTINGS,
 )
-
-
-@contextmanager
-def servers_folder() -> Iterator[Path]:
-    """A folder that goes away again, which the servers' account can reach."""
-    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-    made.chmod(0o755)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made)
 
 
 @pytest.fixture(scope="module")

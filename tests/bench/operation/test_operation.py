@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,17 +14,7 @@ from tests.bench.operation.operated import Pair
 from tests.bench.operation.report import report
 from tests.bench.operation.run import MEASURES, Plan
 from tests.bench.system import execute, session
-
-
-@contextmanager
-def servers_folder() -> Iterator[Path]:
-    """A folder that goes away again."""
-    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-    made.chmod(0o755)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made)
+from tests.folders import servers_folder
 
 
 @pytest.fixture

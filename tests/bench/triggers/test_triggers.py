@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +14,7 @@ from tests.bench.triggers.kinds import KINDS, NoTrigger, Original, PgQ, Plain
 from tests.bench.triggers.measures import WAYS, Wrong, begin, insert, median
 from tests.bench.triggers.report import report
 from tests.bench.triggers.run import LOADING, PLAIN, SESSION, SHARED, Plan, run
+from tests.folders import servers_folder
 
 _SETTINGS = {"fsync": "off", "autovacuum": "off"}
 
@@ -23,10 +22,8 @@ _SETTINGS = {"fsync": "off", "autovacuum": "off"}
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Which the servers' account can reach."""
-    made = Path(tempfile.mkdtemp(prefix="pyreplica-tests-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with servers_folder() as made:
+        yield made
 
 
 @pytest.fixture
